@@ -1,0 +1,23 @@
+"""Named places between two steps at which a test may stop the daemon.
+
+``TARGETD_FAILPOINT=name`` in the environment makes the process kill itself
+with SIGKILL when it comes to that place: a crash at exactly that instruction.
+``name@N`` waits for the Nth passing. Nothing else reads the variable.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+_name, _, _count = os.environ.get("TARGETD_FAILPOINT", "").partition("@")
+_passed: Counter[str] = Counter()
+
+
+def failpoint(name: str) -> None:
+    if name != _name:
+        return
+    _passed[name] += 1
+    if _passed[name] >= int(_count or 1):
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,164 @@
+"""What the daemon knows: plain values, shared by the logic and the engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Provisioning(StrEnum):
+    THICK = "thick"
+    THIN = "thin"
+
+
+class AccessMode(StrEnum):
+    READ_WRITE = "rw"
+    READ_ONLY = "ro"
+
+
+class ConnectionState(StrEnum):
+    GRANTING = "granting"
+    GRANTED = "granted"
+    REVOKING = "revoking"
+
+
+class OperationState(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """A volume group, or a thin pool in one, in which volumes are made."""
+
+    name: str
+    volume_group: str
+    thin_pool: str = ""
+
+    @property
+    def provisioning(self) -> Provisioning:
+        return Provisioning.THIN if self.thin_pool else Provisioning.THICK
+
+
+@dataclass(frozen=True)
+class PoolReport:
+    config: PoolConfig
+    total_bytes: int
+    free_bytes: int
+    provisioned_bytes: int
+    extent_bytes: int
+    vg_metadata_total_bytes: int
+    vg_metadata_free_bytes: int
+    data_percent: float = 0.0
+    metadata_percent: float = 0.0
+
+
+@dataclass(frozen=True)
+class Volume:
+    volume_id: str
+    pool: PoolConfig
+    size_bytes: int
+    multi_attach: bool
+    create_time: datetime
+
+    @property
+    def device_path(self) -> str:
+        return f"/dev/{self.pool.volume_group}/{volume_name(self.volume_id)}"
+
+    @property
+    def wwid(self) -> str:
+        return wwid(self.volume_id)
+
+
+def volume_name(volume_id: str) -> str:
+    """The name of the logical volume and of the LIO backstore."""
+    return f"volume-{volume_id}"
+
+
+def wwid(volume_id: str) -> str:
+    """The SCSI identity that Linux initiators derive from the unit serial.
+
+    Type 3 (NAA), then NAA 6 with LIO's company id 001405, then the first 25
+    hexadecimal digits of the serial (spc_gen_naa_6h_vendor_specific in Linux).
+    """
+    return "36001405" + volume_id.replace("-", "")[:25]
+
+
+@dataclass(frozen=True)
+class Export:
+    volume_id: str
+    create_time: datetime
+
+
+@dataclass(frozen=True)
+class Credentials:
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"Credentials(username={self.username!r}, password='***')"
+
+
+@dataclass(frozen=True)
+class Connection:
+    volume_id: str
+    attachment_id: str
+    initiator: str
+    host: str
+    access_mode: AccessMode
+    state: ConnectionState
+    credentials: Credentials
+    create_time: datetime
+
+
+@dataclass(frozen=True)
+class Acl:
+    """One initiator's access to one target, as it must be in the kernel."""
+
+    initiator: str
+    credentials: Credentials
+    read_only: bool
+
+
+@dataclass(frozen=True)
+class Target:
+    """One volume's target, as it must be in the kernel."""
+
+    volume_id: str
+    iqn: str
+    device_path: str
+    portals: tuple[str, ...]
+    thin: bool
+
+
+@dataclass(frozen=True)
+class Session:
+    """The newest session of an initiator, as its ACL shows it."""
+
+    initiator: str
+    session_id: str
+    state: str
+    peer_addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AclStatistics:
+    commands: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A wipe that goes on after its call has been answered."""
+
+    operation_id: str
+    volume_id: str
+    pool: str
+    state: OperationState
+    done_bytes: int
+    total_bytes: int
+    start_time: datetime
+    error: str = ""
