@@ -1,0 +1,1 @@
+"""What touches the host: programs, LVM, and LIO's configfs; and their simulations."""
