@@ -1,0 +1,172 @@
+"""The configuration: a TOML file, each key checked, unknown ones refused."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from targetd.errors import StartError
+from targetd.model import PoolConfig
+from targetd.validation import NAME, is_address
+
+DEFAULT_PATH = Path("/etc/targetd/targetd.toml")
+DEFAULT_PREFIX = "iqn.2026-11.org.targetd"
+ISCSI_PORT = 3260
+IQN_PREFIX = re.compile(r"iqn\.\d{4}-(0[1-9]|1[0-2])(\.[a-z0-9-]+){2,}")
+# With ":" and a UUID behind it, the target's name must fit in 223 bytes.
+IQN_PREFIX_LENGTH_MAX = 180
+LVM_NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}")
+
+
+@dataclass(frozen=True)
+class TlsConfig:
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+
+@dataclass(frozen=True)
+class Config:
+    pools: tuple[PoolConfig, ...]
+    state_directory: Path = Path("/var/lib/targetd")
+    socket: Path = Path("/run/targetd/targetd.sock")
+    # "address:port" on which gRPC is also served, always with mutual TLS.
+    listen: str = ""
+    tls: TlsConfig | None = None
+    iqn_prefix: str = DEFAULT_PREFIX
+    # Empty: every address of the host but loopback and link-local ones.
+    portal_addresses: tuple[str, ...] = field(default=())
+    portal_port: int = ISCSI_PORT
+    log_level: str = "info"
+
+
+class _Table:
+    """One table of the file; remembers which keys were asked for."""
+
+    def __init__(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
+        self._path, self._name = path, name
+        self._values = dict(values)
+
+    def error(self, key: str, text: str) -> StartError:
+        place = f"{self._name}.{key}" if self._name else key
+        return StartError(f"{self._path}: {place}: {text}")
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._values.pop(key, default)
+        if not isinstance(value, str) or (default is None and not value):
+            raise self.error(key, "must be a text, and is needed")
+        return value
+
+    def path(self, key: str, default: Path | None = None) -> Path:
+        path = Path(self.text(key, str(default) if default else None))
+        if not path.is_absolute():
+            raise self.error(key, "must be an absolute path")
+        return path
+
+    def integer(self, key: str, default: int) -> int:
+        value = self._values.pop(key, default)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise self.error(key, "must be a whole number")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        value = self._values.pop(key, [])
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise self.error(key, 'must be a list of texts, like ["192.0.2.1"]')
+        return value
+
+    def table(self, key: str) -> _Table | None:
+        value = self._values.pop(key, None)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise self.error(key, f"must be a table: [{key}]")
+        return _Table(self._path, key, value)
+
+    def tables(self, key: str) -> list[_Table]:
+        value = self._values.pop(key, [])
+        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+            raise self.error(key, f"must be a list of tables: [[{key}]]")
+        return [_Table(self._path, f"{key}[{index}]", one) for index, one in enumerate(value)]
+
+    def end(self) -> None:
+        for key in self._values:
+            raise self.error(key, "is not a known key; see the commented example configuration")
+
+
+def load(path: Path) -> Config:
+    """Raises StartError, naming the key, when anything in the file is wrong."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"the configuration {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise StartError(f"{path}: {error}") from error
+    table = _Table(path, "", values)
+    config = Config(
+        pools=tuple(_pool(one) for one in table.tables("pool")),
+        state_directory=table.path("state_directory", Config.state_directory),
+        socket=table.path("socket", Config.socket),
+        listen=table.text("listen", ""),
+        tls=_tls(table),
+        iqn_prefix=table.text("iqn_prefix", DEFAULT_PREFIX),
+        portal_addresses=tuple(table.texts("portal_addresses")),
+        portal_port=table.integer("portal_port", ISCSI_PORT),
+        log_level=table.text("log_level", "info"),
+    )
+    table.end()
+    _check(config, table)
+    return config
+
+
+def _pool(table: _Table) -> PoolConfig:
+    pool = PoolConfig(
+        name=table.text("name"),
+        volume_group=table.text("volume_group"),
+        thin_pool=table.text("thin_pool", ""),
+    )
+    if not NAME.fullmatch(pool.name):
+        raise table.error("name", "must be of the characters A-Z a-z 0-9 . _ -")
+    for key, value in (("volume_group", pool.volume_group), ("thin_pool", pool.thin_pool)):
+        if value and not LVM_NAME.fullmatch(value):
+            raise table.error(key, "is not a name that LVM can have")
+    table.end()
+    return pool
+
+
+def _tls(table: _Table) -> TlsConfig | None:
+    tls = table.table("tls")
+    if tls is None:
+        return None
+    config = TlsConfig(tls.path("certificate"), tls.path("key"), tls.path("client_ca"))
+    tls.end()
+    return config
+
+
+def _check(config: Config, table: _Table) -> None:
+    if not config.pools:
+        raise table.error("pool", "at least one [[pool]] with name and volume_group is needed")
+    for key in ("name", "place"):
+        seen = [
+            pool.name if key == "name" else f"{pool.volume_group}/{pool.thin_pool}"
+            for pool in config.pools
+        ]
+        if len(set(seen)) < len(seen):
+            raise table.error("pool", f"two pools have the same {key}")
+    if config.listen and config.tls is None:
+        raise table.error("listen", "needs [tls]: gRPC over TCP is served with mutual TLS only")
+    if not IQN_PREFIX.fullmatch(config.iqn_prefix) or (
+        len(config.iqn_prefix) > IQN_PREFIX_LENGTH_MAX
+    ):
+        raise table.error("iqn_prefix", f"must be like {DEFAULT_PREFIX}, in lower case")
+    for address in config.portal_addresses:
+        if not is_address(address):
+            raise table.error("portal_addresses", f"{address!r} is not an IPv4 or IPv6 address")
+    if not 0 < config.portal_port < 1 << 16:
+        raise table.error("portal_port", "must be between 1 and 65535")
+    if config.log_level not in ("debug", "info", "warning", "error"):
+        raise table.error("log_level", "must be debug, info, warning or error")

@@ -1,0 +1,96 @@
+"""CHAP secrets: made here, and encrypted with the host's key wherever they rest."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from targetd.errors import StartError
+from targetd.model import Credentials
+
+KEY_BYTES = 32
+NONCE_BYTES = 12
+# No characters that look alike, none that a URL or a shell would read.
+ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
+USERNAME_LENGTH = 20
+# Windows initiators take 12 to 16 characters; RFC 7143 wants 96 bits or more,
+# and 16 of these 57 characters have 93 against 12 random bytes' 96: the most
+# that every initiator can take.
+PASSWORD_LENGTH = 16
+
+
+def new_credentials() -> Credentials:
+    return Credentials(_random_text(USERNAME_LENGTH), _random_text(PASSWORD_LENGTH))
+
+
+def _random_text(length: int) -> str:
+    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+
+
+class SecretBox:
+    """Encrypts and decrypts with the host key; each text is bound to its record."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+
+    def seal(self, text: str, record: str) -> bytes:
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + self._cipher.encrypt(nonce, text.encode(), record.encode())
+
+    def open(self, sealed: bytes, record: str) -> str:
+        """Raises StartError when the key is not the one it was sealed with."""
+        try:
+            text = self._cipher.decrypt(
+                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], record.encode()
+            )
+        except InvalidTag as error:
+            raise StartError(
+                "the host key does not open the stored secrets; restore the key file that "
+                "belongs to this state, or remove the state to drop all connections"
+            ) from error
+        return text.decode()
+
+
+def load_key(path: Path, create: bool) -> bytes:
+    """Read the host key; make it when ``create`` says there is no state yet.
+
+    Raises StartError when it cannot be read, has a wrong size, or is readable
+    by others.
+    """
+    if create and not path.exists():
+        _write_key(path)
+    try:
+        mode = path.stat().st_mode & 0o777
+        key = path.read_bytes()
+    except OSError as error:
+        raise StartError(
+            f"the host key {path} cannot be read ({error.strerror}); the stored secrets need "
+            "it: restore it from the backup"
+        ) from error
+    if mode & 0o077:
+        raise StartError(f"the host key {path} is open to others; run: chmod 600 {path}")
+    if len(key) != KEY_BYTES:
+        raise StartError(f"the host key {path} must hold {KEY_BYTES} bytes; restore it")
+    return key
+
+
+def _write_key(path: Path) -> None:
+    # Under another name first: a power cut must not leave a short key.
+    part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, secrets.token_bytes(KEY_BYTES))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    part.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

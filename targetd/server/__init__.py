@@ -1,0 +1,1 @@
+"""gRPC in front of the logic: requests checked, calls passed on, errors translated."""
