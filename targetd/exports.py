@@ -18,6 +18,7 @@ from targetd.failpoints import failpoint
 from targetd.model import (
     AccessMode,
     Acl,
+    AclStatistics,
     Connection,
     ConnectionState,
     Export,
@@ -48,6 +49,16 @@ class Grant:
 class Terminated:
     remaining_attachment_ids: tuple[str, ...]
     sessions_closed: bool
+
+
+@dataclass(frozen=True)
+class ConnectionStatus:
+    """What the kernel says of a connection now."""
+
+    authorized: bool
+    session: Session | None
+    statistics: AclStatistics
+    shared_with: tuple[str, ...]
 
 
 class Exports:
@@ -365,8 +376,21 @@ class Exports:
 
     # Status
 
-    def session(self, connection: Connection) -> Session | None:
-        return self._lio.session(self.iqn(connection.volume_id), connection.initiator)
+    def status(self, connection: Connection) -> ConnectionStatus:
+        iqn = self.iqn(connection.volume_id)
+        return ConnectionStatus(
+            authorized=self._lio.has_acl(iqn, connection.initiator),
+            session=self._lio.session(iqn, connection.initiator),
+            statistics=self._lio.statistics(iqn, connection.initiator),
+            shared_with=tuple(
+                other.attachment_id
+                for other in self._catalog.connections(connection.volume_id)
+                if other.attachment_id != connection.attachment_id
+            ),
+        )
+
+    def session_count(self, volume_id: str) -> int:
+        return self._lio.session_count(self.iqn(volume_id))
 
     def sessions(self, volume_id: str) -> list[Session]:
         iqn = self.iqn(volume_id)

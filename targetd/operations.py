@@ -74,9 +74,7 @@ class Wipes:
                 )
             )
             return
-        self._put(
-            replace(operation, state=OperationState.DONE, done_bytes=operation.total_bytes)
-        )
+        self._put(replace(operation, state=OperationState.DONE, done_bytes=operation.total_bytes))
 
     def _put(self, operation: Operation) -> None:
         with self._lock:

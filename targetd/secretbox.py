@@ -44,9 +44,7 @@ class SecretBox:
     def open(self, sealed: bytes, record: str) -> str:
         """Raises StartError when the key is not the one it was sealed with."""
         try:
-            text = self._cipher.decrypt(
-                sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], record.encode()
-            )
+            text = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], record.encode())
         except InvalidTag as error:
             raise StartError(
                 "the host key does not open the stored secrets; restore the key file that "

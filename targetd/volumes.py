@@ -121,7 +121,12 @@ class Volumes:
         self._wwids: dict[str, str] = {}
 
     def create(
-        self, volume_id: str, pool_name: str, size_bytes: int, multi_attach: bool, deadline: Deadline
+        self,
+        volume_id: str,
+        pool_name: str,
+        size_bytes: int,
+        multi_attach: bool,
+        deadline: Deadline,
     ) -> Volume:
         pool = self._pools.named(pool_name)
 

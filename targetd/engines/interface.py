@@ -85,6 +85,8 @@ class LioEngine(Protocol):
     def acls(self, iqn: str) -> list[str]:
         """The initiators that have an ACL."""
 
+    def has_acl(self, iqn: str, initiator: str) -> bool: ...
+
     def ensure_acl(self, iqn: str, acl: Acl) -> None:
         """Make or repair one initiator's access."""
 

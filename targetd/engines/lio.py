@@ -218,6 +218,9 @@ class Lio:
     def acls(self, iqn: str) -> list[str]:
         return _folders(self._tpg(iqn) / "acls")
 
+    def has_acl(self, iqn: str, initiator: str) -> bool:
+        return self._acl(iqn, initiator).exists()
+
     def ensure_acl(self, iqn: str, acl: Acl) -> None:
         with _refusals(f"access of {acl.initiator}"):
             folder = self._acl(iqn, acl.initiator)

@@ -9,10 +9,10 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any, Iterator
+from typing import Any
 
 from targetd.engines import process
 from targetd.engines.interface import EngineError, NoSpace, RetiredVolume, StillInUse

@@ -158,6 +158,9 @@ class SimulatedLio:
         found = self._host.targets.get(iqn)
         return list(found.acls) if found else []
 
+    def has_acl(self, iqn: str, initiator: str) -> bool:
+        return initiator in self.acls(iqn)
+
     def ensure_acl(self, iqn: str, acl: Acl) -> None:
         found = self._host.targets.get(iqn)
         if found is None:

@@ -10,16 +10,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
 from targetd.errors import FieldViolation, InvalidArgument
+from targetd.exports import ConnectionStatus
 from targetd.model import (
     AccessMode,
-    AclStatistics,
     Connection,
     ConnectionState,
     Operation,
     OperationState,
     PoolReport,
     Provisioning,
-    Session,
     Volume,
 )
 from targetd.validation import PAGE_SIZE_MAX
@@ -61,9 +60,7 @@ def page(
     Raises InvalidArgument for a token that was not handed out.
     """
     if page_token and not page_token.startswith(TOKEN_PREFIX):
-        raise InvalidArgument(
-            [FieldViolation("page_token", "was not handed out by this server")]
-        )
+        raise InvalidArgument([FieldViolation("page_token", "was not handed out by this server")])
     after = page_token.removeprefix(TOKEN_PREFIX)
     rest = sorted((item for item in items if key(item) > after), key=key)
     size = page_size or PAGE_SIZE_MAX
@@ -104,13 +101,7 @@ def pool_message(report: PoolReport) -> volume_pb2.Pool:
     )
 
 
-def connection_message(
-    connection: Connection,
-    shared_with: Sequence[str],
-    authorized: bool,
-    session: Session | None,
-    statistics: AclStatistics,
-) -> export_pb2.Connection:
+def connection_message(connection: Connection, status: ConnectionStatus) -> export_pb2.Connection:
     return export_pb2.Connection(
         volume_id=connection.volume_id,
         attachment_id=connection.attachment_id,
@@ -119,13 +110,13 @@ def connection_message(
         access_mode=ACCESS_MODES[connection.access_mode],
         state=CONNECTION_STATES[connection.state],
         create_time=timestamp(connection.create_time),
-        authorized=authorized,
-        logged_in=session is not None,
-        peer_addresses=session.peer_addresses if session else (),
-        shared_with_attachment_ids=shared_with,
-        commands=statistics.commands,
-        read_bytes=statistics.read_bytes,
-        written_bytes=statistics.written_bytes,
+        authorized=status.authorized,
+        logged_in=status.session is not None,
+        peer_addresses=status.session.peer_addresses if status.session else (),
+        shared_with_attachment_ids=status.shared_with,
+        commands=status.statistics.commands,
+        read_bytes=status.statistics.read_bytes,
+        written_bytes=status.statistics.written_bytes,
     )
 
 
@@ -154,8 +145,6 @@ def properties_message(
         encrypted=False,
         discard=discard,
         enforce_multipath=enforce_multipath,
-        logical_block_size="512",
-        physical_block_size="512",
     )
 
 

@@ -20,7 +20,7 @@ DOMAIN = "targetd"
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 
 
-class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio is untyped here
+class ErrorInterceptor(grpc.ServerInterceptor):
     """Answers our errors with their details, and all others with an id only.
 
     What an unexpected exception says may hold a path or a secret, so its text
@@ -29,9 +29,9 @@ class ErrorInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]  # grpcio 
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:
             return handler

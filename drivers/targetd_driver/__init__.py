@@ -1,0 +1,26 @@
+"""The driver that attachment layers use to reach a targetd storage host."""
+
+from targetd_driver.channel import Endpoint, TlsFiles
+from targetd_driver.driver import TargetdDriver
+from targetd_driver.errors import (
+    DriverError,
+    InvalidConnector,
+    InvalidInput,
+    NotFound,
+    Refused,
+    Unavailable,
+    Unsupported,
+)
+
+__all__ = [
+    "DriverError",
+    "Endpoint",
+    "InvalidConnector",
+    "InvalidInput",
+    "NotFound",
+    "Refused",
+    "TargetdDriver",
+    "TlsFiles",
+    "Unavailable",
+    "Unsupported",
+]

@@ -1,0 +1,38 @@
+"""How the daemon is reached: its unix socket, or TCP with mutual TLS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """PEM files: the client's certificate and key, and the authority of the server's."""
+
+    certificate: Path
+    key: Path
+    ca: Path
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """``unix:/run/targetd/targetd.sock``, or ``host:port`` together with TLS files."""
+
+    address: str = "unix:/run/targetd/targetd.sock"
+    tls: TlsFiles | None = None
+
+    def channel(self) -> grpc.Channel:
+        """Raises ValueError for TCP without TLS, OSError for an unreadable file."""
+        if self.address.startswith("unix:"):
+            return grpc.insecure_channel(self.address)
+        if self.tls is None:
+            raise ValueError(f"{self.address}: TCP needs tls=TlsFiles(certificate, key, ca)")
+        credentials = grpc.ssl_channel_credentials(
+            root_certificates=self.tls.ca.read_bytes(),
+            private_key=self.tls.key.read_bytes(),
+            certificate_chain=self.tls.certificate.read_bytes(),
+        )
+        return grpc.secure_channel(self.address, credentials)

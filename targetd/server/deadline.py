@@ -1,0 +1,18 @@
+"""The caller's deadline, as the workers understand it."""
+
+from __future__ import annotations
+
+import grpc
+
+from targetd.workers import Deadline
+
+# For callers that set none: longer than any operation takes on a healthy host.
+DEFAULT_SECONDS = 60.0
+
+
+def deadline_of(context: grpc.ServicerContext) -> Deadline:
+    seconds = context.time_remaining()
+    deadline = Deadline(DEFAULT_SECONDS if seconds is None else min(seconds, 3600.0))
+    if not context.add_callback(deadline.cancel):
+        deadline.cancel()
+    return deadline
