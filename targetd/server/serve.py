@@ -83,7 +83,7 @@ class Server:
         self.health.enter_graceful_shutdown()
         self._grpc.stop(grace_seconds).wait()
 
-    def _set_health(self, status: health_pb2.HealthCheckResponse._ServingStatus.ValueType) -> None:
+    def _set_health(self, status: int) -> None:
         for service in ("", *SERVICES):
             self.health.set(service, status)
 
