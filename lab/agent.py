@@ -43,7 +43,7 @@ class Agent:
     def run(
         self,
         argv: Sequence[str],
-        stdin: bytes,
+        stdin_file: str,
         environment: Mapping[str, str],
         timeout_seconds: float,
         check: bool,
@@ -51,7 +51,7 @@ class Agent:
         answer = self._ask(
             {
                 "argv": list(argv),
-                "input": base64.b64encode(stdin).decode(),
+                "stdin": stdin_file,
                 "env": dict(environment),
                 "timeout": timeout_seconds,
                 "log": "",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,10 +167,8 @@ class Node:
     def power_cut(self) -> None:
         """End the node at once, as by pulling its plug. Its disks keep what was written."""
         if self._process is not None:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._process.wait()
         if self._agent is not None:
             self._agent.close()
@@ -180,10 +180,8 @@ class Node:
             return
         self.run(["sync"])
         self._require_agent().start(["busybox", "poweroff", "-f"], {}, "/dev/null")
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            pass
         self.power_cut()
 
     # Commands
@@ -202,7 +200,25 @@ class Node:
         Raises CommandFailed when ``check`` and its status is not 0,
         CommandTimeout, and LabError when the node is not running.
         """
-        return self._require_agent().run(argv, stdin, environment or {}, timeout_seconds, check)
+        with self._stdin(stdin) as path:
+            return self._require_agent().run(
+                argv, path, environment or {}, timeout_seconds, check
+            )
+
+    @contextmanager
+    def _stdin(self, content: bytes) -> Iterator[str]:
+        """A file in the node with the content: the serial line stalls on long requests."""
+        if not content:
+            yield "/dev/null"
+            return
+        path = self.share / f"stdin-{secrets.token_hex(8)}"
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        try:
+            yield f"/media/{path.name}"
+        finally:
+            path.unlink()
 
     def start(
         self, argv: Sequence[str], *, log: str, environment: Mapping[str, str] | None = None

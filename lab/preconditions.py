@@ -17,6 +17,7 @@ PROGRAMS = {
     "lvm": "lvm2",
     "iscsid": "open-iscsi",
     "targetcli": "targetcli-fb",
+    "dbus-daemon": "dbus-daemon",
     "modprobe": "kmod",
     "uml_mconsole": "uml-utilities",
     "thin_check": "thin-provisioning-tools",

@@ -37,13 +37,14 @@ def run(request: dict[str, object]) -> dict[str, object]:
             )
         background[child.pid] = child
         return {"pid": child.pid}
-    done = subprocess.run(
-        request["argv"],
-        input=base64.b64decode(request["input"]),
-        capture_output=True,
-        timeout=request["timeout"],
-        **common,
-    )
+    with open(request["stdin"], "rb") as stdin:
+        done = subprocess.run(
+            request["argv"],
+            stdin=stdin,
+            capture_output=True,
+            timeout=request["timeout"],
+            **common,
+        )
     return {
         "status": done.returncode,
         "stdout": base64.b64encode(done.stdout).decode(),

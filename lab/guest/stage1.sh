@@ -18,6 +18,8 @@ $B mkdir -p $R/dev/pts $R/dev/shm
 $B mount -t devpts devpts $R/dev/pts
 $B mount -t tmpfs shm $R/dev/shm
 $B mount -t tmpfs -o mode=755 run $R/run
+$B ln -s /proc/self/fd $R/dev/fd
+$B ln -s /proc/self/fd/0 $R/dev/stdin
 $B mkdir -p $R/run/lock/lvm $R/run/lvm $R/run/lock/iscsi $R/usr/lib/modules
 $B ln -s $M $R/usr/lib/modules/$K
 cd $R || exit 1

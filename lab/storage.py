@@ -1,0 +1,159 @@
+"""A storage host on a node: disks, volume group, and targetd as its unit runs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from lab.certificates import Authority
+from lab.errors import LabError
+from lab.node import Node, Spec
+from lab.relay import Relay
+from targetd_driver import Endpoint, TlsFiles
+
+ROOT = Path(__file__).resolve().parent.parent
+GRPC_PORT = 7788
+GROUP = "storage"
+GIBIBYTE = 1 << 30
+MEBIBYTE = 1 << 20
+HEALTHY_SECONDS = 30.0
+CONFIGURATION = """\
+listen = "0.0.0.0:{port}"
+portal_addresses = {portals}
+log_level = "info"
+
+[tls]
+certificate = "/etc/targetd/server.pem"
+key = "/etc/targetd/server.key"
+client_ca = "/etc/targetd/ca.pem"
+
+[[pool]]
+name = "thick"
+volume_group = "{group}"
+
+[[pool]]
+name = "thin"
+volume_group = "{group}"
+thin_pool = "thin"
+"""
+# What Debian's targetd package would install as /usr/bin/targetd.
+COMMAND = """\
+#!/bin/sh
+PYTHONPATH={root} exec {python} -m targetd "$@"
+"""
+# The interpreter and this checkout may be below a home or /tmp.
+DROP_IN = """\
+[Service]
+ProtectHome=read-only
+PrivateTmp=no
+"""
+
+
+def spec(name: str = "storage", ports: int = 1) -> Spec:
+    """A node with a disk for volumes and one for the daemon's state."""
+    return Spec(
+        name,
+        disks_bytes=(4 * GIBIBYTE, 256 * MEBIBYTE),
+        memory_mib=512,
+        systemd=True,
+        ports=ports,
+    )
+
+
+class StorageHost:
+    """targetd on a booted node, reached over TCP with mutual TLS."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._authority = Authority()
+        self._relay = Relay(node.network.namespace, node.address, GRPC_PORT)
+        self._server = self._authority.issue(node.name, (node.address, "127.0.0.1"))
+        self.endpoint = Endpoint(f"127.0.0.1:{self._relay.port}", self._client_files())
+
+    def _client_files(self) -> TlsFiles:
+        folder = self.node.folder / "client"
+        folder.mkdir(exist_ok=True)
+        certificate, key = self._authority.issue("client")
+        files = TlsFiles(folder / "client.pem", folder / "client.key", folder / "ca.pem")
+        files.certificate.write_bytes(certificate)
+        files.key.write_bytes(key)
+        files.ca.write_bytes(self._authority.certificate)
+        return files
+
+    def prepare_disks(self) -> None:
+        """Once for the life of the disks: the volume group, and the state's file system."""
+        run = self.node.run
+        run(["lvm", "vgcreate", GROUP, "/dev/ubda"])
+        run(["lvm", "lvcreate", "-y", "--type", "thin-pool", "-n", "thin", "-L", "1g", GROUP])
+        run(["mkfs.ext4", "-q", "/dev/ubdb"])
+
+    def install(self) -> None:
+        """After every boot: what a package would have put on the node's own disk."""
+        node = self.node
+        node.run(["mkdir", "-p", "/var/lib/targetd"])
+        node.run(["mount", "/dev/ubdb", "/var/lib/targetd"])
+        node.run(["lvm", "vgchange", "--activate", "y", GROUP], check=False)
+        node.write(
+            "/etc/targetd/targetd.toml",
+            CONFIGURATION.format(
+                port=GRPC_PORT, portals=json.dumps(node.addresses), group=GROUP
+            ),
+        )
+        certificate, key = self._server
+        node.write("/etc/targetd/server.pem", certificate.decode())
+        node.write("/etc/targetd/server.key", key.decode(), mode="600")
+        node.write("/etc/targetd/ca.pem", self._authority.certificate.decode())
+        command = COMMAND.format(root=ROOT, python=sys.executable)
+        node.write("/usr/bin/targetd", command, mode="755")
+        unit = (ROOT / "systemd" / "targetd.service").read_text(encoding="utf-8")
+        node.write("/etc/systemd/system/targetd.service", unit)
+        node.write("/etc/systemd/system/targetd.service.d/lab.conf", DROP_IN)
+        node.run(["systemctl", "daemon-reload"])
+
+    def start(self) -> None:
+        """Raises LabError with the daemon's own words when it does not start."""
+        done = self.node.run(["systemctl", "start", "targetd"], check=False)
+        if done.status:
+            raise LabError(f"targetd did not start: {done.stderr}{self.journal()}")
+
+    def stop(self) -> None:
+        self.node.run(["systemctl", "stop", "targetd"])
+
+    def kill(self) -> None:
+        """SIGKILL; the unit starts the daemon again by itself."""
+        self.node.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "targetd"])
+
+    def main_pid(self) -> int:
+        shown = self.node.run(["systemctl", "show", "--property=MainPID", "--value", "targetd"])
+        return int(shown.stdout)
+
+    def journal(self) -> str:
+        return self.node.run(
+            ["journalctl", "--unit=targetd", "--no-pager", "--output=cat"], check=False
+        ).stdout
+
+    def targetcli(self) -> str:
+        """What Debian's targetcli makes of the node's targets (``targetcli ls``)."""
+        if self.node.run(["test", "-S", "/run/dbus/system_bus_socket"], check=False).status:
+            # targetcli asks the system bus for handlers in user space, and fails without it.
+            self.node.run(["mkdir", "-p", "/run/dbus"])
+            self.node.run(["dbus-daemon", "--system", "--fork"])
+        return self.node.run(["targetcli", "ls"]).stdout
+
+    def health(self) -> str:
+        """What the daemon answers to grpc.health.v1, over TCP."""
+        with self.endpoint.channel() as channel:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=HEALTHY_SECONDS, wait_for_ready=True
+            )
+        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+    def channel(self) -> grpc.Channel:
+        return self.endpoint.channel()
+
+    def close(self) -> None:
+        self._relay.close()
