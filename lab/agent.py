@@ -92,9 +92,7 @@ class Agent:
             raise LabError(f"{what}: {answer['error']}")
         return answer
 
-    def _result(
-        self, future: Future[dict[str, Any]], what: str, seconds: float
-    ) -> dict[str, Any]:
+    def _result(self, future: Future[dict[str, Any]], what: str, seconds: float) -> dict[str, Any]:
         try:
             return future.result(timeout=seconds)
         except FutureTimeout:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from targetd_driver import DriverError, Refused, TargetdDriver
 
 from lab.errors import LabError
 from lab.initiator import Initiator, LoginRefused
@@ -28,7 +29,6 @@ from targetd.api.v1 import (
     volume_pb2,
     volume_pb2_grpc,
 )
-from targetd_driver import DriverError, Refused, TargetdDriver
 
 MEBIBYTE = 1 << 20
 WRITER_SECONDS = 12
@@ -148,7 +148,9 @@ class Demo:
         run(["umount", "/srv/disk"])
         there = self._checksum(self.a.node, disk)
         here = self._checksum(self.storage.node, volume.device_path)
-        self.see(there == here, f"the LV holds what was written, byte for byte (sha256 {here[:16]}…)")
+        self.see(
+            there == here, f"the LV holds what was written, byte for byte (sha256 {here[:16]}…)"
+        )
 
     @staticmethod
     def _checksum(node: Any, device: str) -> str:
@@ -259,10 +261,7 @@ class Demo:
         self.step("The daemon is killed with SIGKILL, an attachment being live and written to")
         before, pid = self._state(), self.storage.main_pid()
         writer = self.write_on(self.b, self._disk_of_b())
-        self.storage.kill()
-        end = time.monotonic() + SETTLED_SECONDS
-        while self.storage.main_pid() in (0, pid) and time.monotonic() < end:
-            time.sleep(0.2)
+        self.storage.kill_and_wait()
         self.see(self.storage.health() == "SERVING", "systemd started it again, and it is healthy")
         self.see(self.storage.main_pid() != pid, f"pid {pid} became {self.storage.main_pid()}")
         self.see(self._state() == before, "volumes, exports and connections are the same as before")

@@ -112,9 +112,7 @@ class Initiator:
 
     def drop(self, iqn: str) -> None:
         """Stop knocking at a target that has shut this host out."""
-        self.node.run(
-            ["iscsiadm", "--mode", "node", "--targetname", iqn, "--logout"], check=False
-        )
+        self.node.run(["iscsiadm", "--mode", "node", "--targetname", iqn, "--logout"], check=False)
         self.node.run(
             ["iscsiadm", "--mode", "node", "--targetname", iqn, "--op", "delete"], check=False
         )

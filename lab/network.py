@@ -33,10 +33,14 @@ class Network:
     def cut(self, tap: str) -> None:
         """Stop the traffic of one port. The tap stays up: a node's device would
         not recover from its tap going down."""
-        _run("ip", "netns", "exec", self.namespace, "bridge", "link", "set", "dev", tap, "state", "0")
+        _run(
+            "ip", "netns", "exec", self.namespace, "bridge", "link", "set", "dev", tap, "state", "0"
+        )
 
     def restore(self, tap: str) -> None:
-        _run("ip", "netns", "exec", self.namespace, "bridge", "link", "set", "dev", tap, "state", "3")
+        _run(
+            "ip", "netns", "exec", self.namespace, "bridge", "link", "set", "dev", tap, "state", "3"
+        )
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
         """The command that runs ``argv`` of this machine on the lab's network."""

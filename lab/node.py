@@ -201,9 +201,7 @@ class Node:
         CommandTimeout, and LabError when the node is not running.
         """
         with self._stdin(stdin) as path:
-            return self._require_agent().run(
-                argv, path, environment or {}, timeout_seconds, check
-            )
+            return self._require_agent().run(argv, path, environment or {}, timeout_seconds, check)
 
     @contextmanager
     def _stdin(self, content: bytes) -> Iterator[str]:
@@ -256,7 +254,9 @@ class Node:
             socket_path = self.memory_folder / self.name / "mconsole"
             # The monitor listens on a name of the lab's network namespace.
             subprocess.run(
-                self.network.wrap(["uml_mconsole", str(socket_path), "config", f"ubd{index}={path}"]),
+                self.network.wrap(
+                    ["uml_mconsole", str(socket_path), "config", f"ubd{index}={path}"]
+                ),
                 check=True,
                 capture_output=True,
                 timeout=STOP_SECONDS_MAX,

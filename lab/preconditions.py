@@ -32,7 +32,9 @@ def check(memory_mib: int) -> None:
     if os.geteuid() != 0:
         raise LabError("the lab makes a network namespace and needs root; run it with sudo")
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = sorted({package for name, package in PROGRAMS.items() if not shutil.which(name, path=path)})
+    missing = sorted(
+        {package for name, package in PROGRAMS.items() if not shutil.which(name, path=path)}
+    )
     if missing:
         raise LabError(f"programs are missing; run: apt-get install {' '.join(missing)}")
     if not Path("/lib/systemd/systemd-udevd").exists():

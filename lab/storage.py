@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from targetd_driver import Endpoint, TlsFiles
 
 from lab.certificates import Authority
 from lab.errors import LabError
 from lab.node import Node, Spec
 from lab.relay import Relay
-from targetd_driver import Endpoint, TlsFiles
 
 ROOT = Path(__file__).resolve().parent.parent
 GRPC_PORT = 7788
@@ -99,9 +100,7 @@ class StorageHost:
         node.run(["lvm", "vgchange", "--activate", "y", GROUP], check=False)
         node.write(
             "/etc/targetd/targetd.toml",
-            CONFIGURATION.format(
-                port=GRPC_PORT, portals=json.dumps(node.addresses), group=GROUP
-            ),
+            CONFIGURATION.format(port=GRPC_PORT, portals=json.dumps(node.addresses), group=GROUP),
         )
         certificate, key = self._server
         node.write("/etc/targetd/server.pem", certificate.decode())
@@ -126,6 +125,18 @@ class StorageHost:
     def kill(self) -> None:
         """SIGKILL; the unit starts the daemon again by itself."""
         self.node.run(["systemctl", "kill", "--signal=KILL", "--kill-whom=main", "targetd"])
+
+    def kill_and_wait(self) -> None:
+        """SIGKILL, and wait until the daemon that follows is healthy."""
+        pid = self.main_pid()
+        self.kill()
+        end = time.monotonic() + HEALTHY_SECONDS
+        while self.main_pid() in (0, pid):
+            if time.monotonic() > end:
+                raise LabError(f"targetd was not started again: {self.journal()}")
+            time.sleep(0.1)
+        if self.health() != "SERVING":
+            raise LabError(f"targetd is not healthy after its restart: {self.journal()}")
 
     def main_pid(self) -> int:
         shown = self.node.run(["systemctl", "show", "--property=MainPID", "--value", "targetd"])

@@ -76,9 +76,7 @@ def main() -> None:
             rest += requests.read(65536) or b""
             *whole, rest = rest.split(b"\n")
             for text in whole:
-                threading.Thread(
-                    target=serve, args=(line, json.loads(text)), daemon=True
-                ).start()
+                threading.Thread(target=serve, args=(line, json.loads(text)), daemon=True).start()
 
 
 if __name__ == "__main__":

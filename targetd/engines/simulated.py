@@ -185,6 +185,12 @@ class SimulatedLio:
         found.sessions[initiator] = Session(initiator, "1", "LOGGED_IN", ("192.0.2.1",))
         return True
 
+    def log_out(self, iqn: str, initiator: str) -> None:
+        """What an initiator does."""
+        found = self._host.targets.get(iqn)
+        if found is not None:
+            found.sessions.pop(initiator, None)
+
     def session(self, iqn: str, initiator: str) -> Session | None:
         found = self._host.targets.get(iqn)
         return found.sessions.get(initiator) if found else None

@@ -1,0 +1,62 @@
+# make demo   the product's main job, on a storage host of the lab
+# make test   lint, types, unit, contract and lab tests
+# Both install what is missing: Debian packages (as root), a virtual environment in build/venv.
+
+VENV := build/venv
+PYTHON := $(VENV)/bin/python
+export PYTHONPATH := .:drivers
+CODE := targetd drivers lab tests
+
+.PHONY: demo test lint types stubs stubs-check unit contract lab-test format lock packages clean help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+demo: packages $(VENV)/ready
+	@$(PYTHON) -m lab.demo
+
+test: packages $(VENV)/ready lint types unit contract lab-test
+
+packages:
+	@lab/packages.sh
+
+$(VENV)/ready: requirements.txt
+	@echo "Making the virtual environment $(VENV) ..."
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "targetd needs Python 3.11 or newer")'
+	@python3 -m venv $(VENV)
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@touch $@
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check $(CODE)
+	$(VENV)/bin/ruff format --check $(CODE)
+
+types: $(VENV)/ready stubs-check
+	$(VENV)/bin/mypy targetd drivers/targetd_driver lab tests
+
+stubs-check: $(VENV)/ready
+	$(PYTHON) -m targetd.api.generate --check
+
+unit: $(VENV)/ready
+	$(PYTHON) -m pytest tests/unit
+
+contract: $(VENV)/ready
+	$(PYTHON) -m pytest tests/contract -m "not lab"
+
+lab-test: packages $(VENV)/ready
+	$(PYTHON) -m pytest tests/contract tests/lab -m lab
+
+stubs: $(VENV)/ready
+	$(PYTHON) -m targetd.api.generate
+
+format: $(VENV)/ready
+	$(VENV)/bin/ruff check --fix $(CODE)
+	$(VENV)/bin/ruff format $(CODE)
+
+# Exact versions with hashes, without the address of any registry.
+lock:
+	pip-compile --quiet --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	    --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev -o requirements.txt pyproject.toml
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,20 @@
+#!/bin/sh
+# Install the Debian packages that the lab needs and the machine lacks.
+set -e
+wanted="user-mode-linux busybox-static iproute2 lvm2 thin-provisioning-tools open-iscsi
+targetcli-fb dbus-daemon kmod udev uml-utilities e2fsprogs util-linux python3-venv"
+missing=
+for package in $wanted; do
+    dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null |
+        grep -qx installed || missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+if [ "$(id -u)" -ne 0 ]; then
+    echo "packages are missing; as root, run: apt-get install$missing" >&2
+    exit 1
+fi
+echo "Installing Debian packages:$missing ..."
+export DEBIAN_FRONTEND=noninteractive
+apt-get update --quiet=2
+# shellcheck disable=SC2086
+apt-get install --quiet=2 --yes --no-install-recommends $missing > /dev/null

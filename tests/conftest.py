@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.lab import Lab
+from lab.node import Spec
+from lab.storage import spec
+from tests.hosts import INITIATORS, Host, LabBacking, SimulatedBacking
+
+LAB_FOLDER = Path("build/lab").absolute()
+
+
+@pytest.fixture(scope="session")
+def lab_backing() -> Iterator[LabBacking]:
+    """One lab for all tests of a run: each leaves it empty."""
+    with Lab(LAB_FOLDER, [spec(), *(Spec(name) for name in INITIATORS)]) as lab:
+        backing = LabBacking(lab)
+        yield backing
+        backing.close()
+
+
+@pytest.fixture
+def simulated_backing(tmp_path: Path) -> Iterator[SimulatedBacking]:
+    backing = SimulatedBacking(tmp_path)
+    yield backing
+    backing.close()
+
+
+@pytest.fixture(params=["simulated", pytest.param("lab", marks=pytest.mark.lab)])
+def host(request: pytest.FixtureRequest) -> Iterator[Host]:
+    """A storage host without volumes; the same tests run against each kind."""
+    with_backing = Host(request.getfixturevalue(f"{request.param}_backing"))
+    yield with_backing
+    with_backing.remove_everything()
+    with_backing.close()
+
+
+@pytest.fixture
+def lab_host(lab_backing: LabBacking) -> Iterator[Host]:
+    with_backing = Host(lab_backing)
+    yield with_backing
+    with_backing.remove_everything()
+    with_backing.close()

@@ -1,0 +1,241 @@
+"""A storage host as the tests see it: simulated in this process, or real in the lab."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import grpc
+from targetd_driver import Endpoint, TargetdDriver
+
+from lab.initiator import Initiator, LoginRefused
+from lab.lab import Lab
+from lab.storage import StorageHost
+from targetd.api.v1 import (
+    export_pb2,
+    export_pb2_grpc,
+    host_pb2_grpc,
+    volume_pb2,
+    volume_pb2_grpc,
+)
+from targetd.config import Config
+from targetd.daemon import Daemon
+from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
+from targetd.model import PoolConfig
+
+MEBIBYTE = 1 << 20
+POOLS = (PoolConfig("thick", "storage"), PoolConfig("thin", "storage", "thin"))
+SIMULATED_POOL_BYTES = 3 << 30
+INITIATORS = ("a", "b")
+
+
+class Backing(Protocol):
+    """What differs between the hosts: how initiators log in, and what is really there."""
+
+    endpoint: Endpoint
+
+    def initiator(self, host: str) -> str: ...
+
+    def log_in(self, host: str, properties: Mapping[str, Any]) -> bool: ...
+
+    def log_out(self, host: str, properties: Mapping[str, Any]) -> None: ...
+
+    def kernel(self) -> dict[str, set[str]]:
+        """Target names, each with the initiators that have an ACL."""
+
+    def volumes(self) -> set[str]:
+        """The names of what LVM holds beside the thin pool."""
+
+    def restart(self) -> None:
+        """Kill the daemon and start it again."""
+
+
+class Host:
+    """One host with its stubs, for use by a test."""
+
+    def __init__(self, backing: Backing) -> None:
+        self.backing = backing
+        self._channel = backing.endpoint.channel()
+        self.volumes = volume_pb2_grpc.VolumeServiceStub(self._channel)
+        self.exports = export_pb2_grpc.ExportServiceStub(self._channel)
+        self.hosts = host_pb2_grpc.HostServiceStub(self._channel)
+        self.driver = TargetdDriver(backing.endpoint)
+
+    def close(self) -> None:
+        self.driver.close()
+        self._channel.close()
+
+    def connector(self, host: str) -> export_pb2.Connector:
+        return export_pb2.Connector(initiator=self.backing.initiator(host), host=host)
+
+    def create(
+        self, pool: str = "thin", size_bytes: int = 16 * MEBIBYTE, multi_attach: bool = False
+    ) -> str:
+        volume_id = str(uuid.uuid4())
+        self.volumes.CreateVolume(
+            volume_pb2.CreateVolumeRequest(
+                volume_id=volume_id, pool=pool, size_bytes=size_bytes, multi_attach=multi_attach
+            )
+        )
+        return volume_id
+
+    def attach(
+        self,
+        volume_id: str,
+        host: str = "a",
+        attachment_id: str = "",
+        access_mode: export_pb2.AccessMode.ValueType = export_pb2.ACCESS_MODE_RW,
+    ) -> export_pb2.ConnectionProperties:
+        self.exports.CreateExport(export_pb2.CreateExportRequest(volume_id=volume_id))
+        answer = self.exports.InitializeConnection(
+            export_pb2.InitializeConnectionRequest(
+                volume_id=volume_id,
+                attachment_id=attachment_id or f"attachment-{host}",
+                connector=self.connector(host),
+                access_mode=access_mode,
+            )
+        )
+        return answer.properties
+
+    def detach(
+        self, volume_id: str, host: str = "a", attachment_id: str = ""
+    ) -> export_pb2.TerminateConnectionResponse:
+        return self.exports.TerminateConnection(
+            export_pb2.TerminateConnectionRequest(
+                volume_id=volume_id, attachment_id=attachment_id or f"attachment-{host}"
+            )
+        )
+
+    def remove_everything(self) -> None:
+        for volume in self.volumes.ListVolumes(volume_pb2.ListVolumesRequest()).volumes:
+            volume_id = volume.volume_id
+            self.exports.TerminateConnection(
+                export_pb2.TerminateConnectionRequest(volume_id=volume_id, force=True)
+            )
+            self.exports.RemoveExport(export_pb2.RemoveExportRequest(volume_id=volume_id))
+            self.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(volume_id=volume_id))
+
+
+class SimulatedBacking:
+    """A daemon in this process, on simulated engines, behind its real unix socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self._config = Config(
+            pools=POOLS,
+            state_directory=folder / "state",
+            socket=folder / "run" / "targetd.sock",
+            portal_addresses=("192.0.2.1",),
+        )
+        self.endpoint = Endpoint(f"unix:{self._config.socket}")
+        self._host = SimulatedHost()
+        self.lvm = SimulatedLvm(POOLS, self._host, SIMULATED_POOL_BYTES)
+        self.lio = SimulatedLio(self._host)
+        self._daemon = self._started()
+
+    def _started(self) -> Daemon:
+        daemon = Daemon(self._config, self.lvm, self.lio)
+        daemon.start()
+        return daemon
+
+    def initiator(self, host: str) -> str:
+        return f"iqn.2026-01.org.example.lab:{host}"
+
+    def log_in(self, host: str, properties: Mapping[str, Any]) -> bool:
+        return self.lio.log_in(
+            properties["target_iqn"],
+            self.initiator(host),
+            properties["auth_username"],
+            properties["auth_password"],
+        )
+
+    def log_out(self, host: str, properties: Mapping[str, Any]) -> None:
+        self.lio.log_out(properties["target_iqn"], self.initiator(host))
+
+    def kernel(self) -> dict[str, set[str]]:
+        return {iqn: set(self.lio.acls(iqn)) for iqn in self.lio.targets()}
+
+    def volumes(self) -> set[str]:
+        names = {f"volume-{volume.volume_id}" for volume in self.lvm.volumes()}
+        return names | {f"deleted-{retired.operation_id}" for retired in self.lvm.retired()}
+
+    def restart(self) -> None:
+        self._daemon.stop()
+        self._daemon = self._started()
+
+    def close(self) -> None:
+        self._daemon.stop()
+
+
+class LabBacking:
+    """targetd under systemd on a node of the lab, with two nodes that attach."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.storage = StorageHost(lab["storage"])
+        self.storage.prepare_disks()
+        self.storage.install()
+        self.storage.start()
+        self.endpoint = self.storage.endpoint
+        self.initiators = {name: Initiator(lab[name]) for name in INITIATORS}
+        for initiator in self.initiators.values():
+            initiator.start()
+
+    def initiator(self, host: str) -> str:
+        return self.initiators[host].name
+
+    def log_in(self, host: str, properties: Mapping[str, Any]) -> bool:
+        try:
+            self.initiators[host].log_in(properties)
+        except LoginRefused:
+            return False
+        return True
+
+    def log_out(self, host: str, properties: Mapping[str, Any]) -> None:
+        self.initiators[host].drop(properties["target_iqn"])
+
+    def kernel(self) -> dict[str, set[str]]:
+        iscsi = "/sys/kernel/config/target/iscsi"
+        found = self.storage.node.run(
+            ["find", iscsi, "-mindepth", "1", "-maxdepth", "4", "-type", "d"]
+        ).stdout
+        paths = [line.removeprefix(f"{iscsi}/").split("/") for line in found.splitlines()]
+        targets: dict[str, set[str]] = {
+            path[0]: set() for path in paths if path[0].startswith("iqn.")
+        }
+        for path in paths:
+            if len(path) == 4 and path[2] == "acls":
+                targets[path[0]].add(path[3])
+        return targets
+
+    def volumes(self) -> set[str]:
+        listed = self.storage.node.run(["lvm", "lvs", "--noheadings", "-o", "lv_name"]).stdout
+        return set(listed.split()) - {"thin"}
+
+    def restart(self) -> None:
+        self.storage.kill_and_wait()
+
+    def close(self) -> None:
+        self.storage.close()
+
+
+def properties_of(message: export_pb2.ConnectionProperties) -> dict[str, Any]:
+    """The properties as the initiator's side takes them."""
+    fields = message.DESCRIPTOR.fields_by_name
+    return {name: getattr(message, name) for name in fields}
+
+
+@contextmanager
+def refused_with(code: grpc.StatusCode) -> Iterator[list[grpc.RpcError]]:
+    """The block must raise a gRPC error of that code; it is in the list afterwards."""
+    caught: list[grpc.RpcError] = []
+    try:
+        yield caught
+    except grpc.RpcError as error:
+        caught.append(error)
+    if not caught:
+        raise AssertionError(f"nothing was refused; {code.name} was expected")
+    found = caught[0].code()
+    if found is not code:
+        raise AssertionError(f"refused with {found.name}: {caught[0].details()}")
