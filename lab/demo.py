@@ -149,7 +149,7 @@ class Demo:
         there = self._checksum(self.a.node, disk)
         here = self._checksum(self.storage.node, volume.device_path)
         self.see(
-            there == here, f"the LV holds what was written, byte for byte (sha256 {here[:16]}…)"
+            there == here, f"the LV holds what was written, byte for byte (sha256 {here[:12]})"
         )
 
     @staticmethod

@@ -9,6 +9,8 @@ from lab.errors import CommandFailed
 
 GATEWAY_HOST = 1
 FIRST_NODE_HOST = 11
+# States of a bridge port (linux/if_bridge.h).
+DISABLED, FORWARDING = "0", "3"
 
 
 class Network:
@@ -33,14 +35,13 @@ class Network:
     def cut(self, tap: str) -> None:
         """Stop the traffic of one port. The tap stays up: a node's device would
         not recover from its tap going down."""
-        _run(
-            "ip", "netns", "exec", self.namespace, "bridge", "link", "set", "dev", tap, "state", "0"
-        )
+        self._set_port(tap, DISABLED)
 
     def restore(self, tap: str) -> None:
-        _run(
-            "ip", "netns", "exec", self.namespace, "bridge", "link", "set", "dev", tap, "state", "3"
-        )
+        self._set_port(tap, FORWARDING)
+
+    def _set_port(self, tap: str, state: str) -> None:
+        _run(*self.wrap(["bridge", "link", "set", "dev", tap, "state", state]))
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
         """The command that runs ``argv`` of this machine on the lab's network."""

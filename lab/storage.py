@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from targetd_driver import Endpoint, TlsFiles
 
 from lab.certificates import Authority
 from lab.errors import LabError
+from lab.health import status_of
 from lab.node import Node, Spec
 from lab.relay import Relay
 
@@ -158,10 +158,7 @@ class StorageHost:
     def health(self) -> str:
         """What the daemon answers to grpc.health.v1, over TCP."""
         with self.endpoint.channel() as channel:
-            answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=HEALTHY_SECONDS, wait_for_ready=True
-            )
-        return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+            return status_of(channel, HEALTHY_SECONDS)
 
     def channel(self) -> grpc.Channel:
         return self.endpoint.channel()

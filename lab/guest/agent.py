@@ -12,6 +12,7 @@ import os
 import subprocess
 import threading
 import tty
+from typing import Any
 
 LINE = "/dev/ttyS0"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -20,14 +21,14 @@ write_lock = threading.Lock()
 background: dict[int, subprocess.Popen[bytes]] = {}
 
 
-def answer(line: int, message: dict[str, object]) -> None:
+def answer(line: int, message: dict[str, Any]) -> None:
     data = json.dumps(message).encode() + b"\n"
     with write_lock:
         while data:
             data = data[os.write(line, data) :]
 
 
-def run(request: dict[str, object]) -> dict[str, object]:
+def run(request: dict[str, Any]) -> dict[str, Any]:
     environment = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **request["env"]}
     common = {"env": environment, "cwd": "/", "start_new_session": True}
     if request["log"]:
@@ -52,11 +53,11 @@ def run(request: dict[str, object]) -> dict[str, object]:
     }
 
 
-def wait(request: dict[str, object]) -> dict[str, object]:
+def wait(request: dict[str, Any]) -> dict[str, Any]:
     return {"status": background[request["pid"]].wait(request["timeout"])}
 
 
-def serve(line: int, request: dict[str, object]) -> None:
+def serve(line: int, request: dict[str, Any]) -> None:
     try:
         result = run(request) if "argv" in request else wait(request)
     except subprocess.TimeoutExpired:

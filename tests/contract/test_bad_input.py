@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -152,7 +152,7 @@ def test_every_bad_field_is_named_and_nothing_is_changed(host: Host) -> None:
 
 
 def fields_of(error: grpc.RpcError) -> list[str]:
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(cast(grpc.Call, error))
     named = []
     info = error_details_pb2.ErrorInfo()
     for detail in status.details:
@@ -166,7 +166,7 @@ def fields_of(error: grpc.RpcError) -> list[str]:
 
 
 def test_what_is_not_built_says_so(host: Host) -> None:
-    unimplemented = [
+    unimplemented: list[tuple[Any, Any]] = [
         (host.volumes.CreateSnapshot, volume_pb2.CreateSnapshotRequest()),
         (host.volumes.GetSnapshot, volume_pb2.GetSnapshotRequest()),
         (host.volumes.ListSnapshots, volume_pb2.ListSnapshotsRequest()),
@@ -177,7 +177,7 @@ def test_what_is_not_built_says_so(host: Host) -> None:
     for method, request in unimplemented:
         with refused_with(grpc.StatusCode.UNIMPLEMENTED):
             method(request)
-    streams = [
+    streams: list[Iterator[Any]] = [
         host.hosts.Watch(host_pb2.WatchRequest()),
         host.hosts.WatchOperation(host_pb2.WatchOperationRequest(operation_id="x")),
     ]
