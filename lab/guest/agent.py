@@ -30,7 +30,7 @@ def answer(line: int, message: dict[str, Any]) -> None:
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     environment = {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **request["env"]}
-    common = {"env": environment, "cwd": "/", "start_new_session": True}
+    common: dict[str, Any] = {"env": environment, "cwd": "/", "start_new_session": True}
     if request["log"]:
         with open(request["log"], "ab") as log:
             child = subprocess.Popen(
