@@ -1,132 +1,165 @@
-"""``python -m lab``: boot nodes and use them, without writing a program."""
+"""``python -m lab``: boot nodes and use them, or see whether this machine can."""
 
 from __future__ import annotations
 
 import argparse
-import shlex
+import re
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab import preconditions
-from lab.errors import LabError
+from lab.errors import CommandTimeout, LabError, NodeDown
 from lab.lab import Lab
-from lab.node import Node, Spec
+from lab.node import Disk, Node, Spec
 
-MEBIBYTE = 1 << 20
-DEFAULT_MEMORY_MIB = 256
-HELP = """\
-A line is a command for the present node. Besides:
-  @NAME            make NAME the present node
-  @NAME COMMAND    run one command there
-  !cut !restore    the present node's network
-  !kill !boot      pull its plug; start it again
-  !disk MIB        give it another disk
-  !log             what its console printed
-  quit             end all nodes
+FIRST = "storage"
+UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+COMMAND_SECONDS = 3600.0
+DESCRIPTION = """\
+Nodes are User Mode Linux kernels on a network of their own: real LVM, LIO and
+open-iscsi, without modules or virtualisation on this machine. A node sees this
+machine's files, read-only; what it writes is gone when it ends, but for /media.
+"""
+EXAMPLES = """\
+examples:
+  python -m lab check
+  python -m lab run --disk 4G -- lsblk
+  python -m lab run --nodes 3 --disk 4G          (a prompt; @host1 goes to that node)
+  python -m lab run --systemd -- journalctl -b --no-pager
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="say whether this machine can run the lab")
-    run = commands.add_parser("run", help="boot nodes; run a command, or read commands")
-    for one in (check, run):
-        one.add_argument("--nodes", type=int, default=1, metavar="N", help="default: 1")
-        one.add_argument(
-            "--memory", type=int, default=DEFAULT_MEMORY_MIB, metavar="MIB", help="of each node"
-        )
-    run.add_argument("--disk", type=int, action="append", default=[], metavar="MIB")
-    run.add_argument("--systemd", action="store_true", help="systemd as process 1")
-    run.add_argument("--folder", type=Path, default=Path("build/lab"), help="for the disks")
-    run.add_argument(
-        "argv", nargs="*", metavar="COMMAND", help="for every node; without one, a prompt"
-    )
-    arguments = parser.parse_args()
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = _parser().parse_args(arguments)
     try:
-        preconditions.check(arguments.nodes * arguments.memory)
-        if arguments.command == "check":
-            print("ok: this machine can run the lab")
-        else:
-            sys.exit(_run(arguments))
+        status: int = given.action(given)
     except LabError as error:
-        sys.exit(f"lab: {error}")
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        sys.exit("lab: interrupted; the nodes are gone")
+        return 130
+    return status
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    specs = [
-        Spec(
-            f"node{number}",
-            disks_bytes=tuple(size * MEBIBYTE for size in arguments.disk),
-            memory_mib=arguments.memory,
-            systemd=arguments.systemd,
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    check = actions.add_parser("check", help="say whether this machine can run the lab")
+    run = actions.add_parser("run", help="boot nodes, and run a command or a prompt on one")
+    for action in (check, run):
+        action.add_argument(
+            "--nodes", type=_count, default=1, metavar="N", help="how many nodes (default: 1)"
         )
-        for number in range(1, arguments.nodes + 1)
+        action.add_argument(
+            "--memory", type=_count, default=256, metavar="MIB", help="of each node (default: 256)"
+        )
+    run.add_argument(
+        "--disk",
+        type=_size,
+        action="append",
+        default=[],
+        metavar="SIZE",
+        help="a disk of the first node, as 512M or 4G; may be repeated",
+    )
+    run.add_argument("--systemd", action="store_true", help="systemd as process 1 of the nodes")
+    run.add_argument(
+        "--node", default=FIRST, metavar="NAME", help="where to run: storage (default), host1, ..."
+    )
+    run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    check.set_defaults(action=_check)
+    run.set_defaults(action=_run)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"(\d+)([KMGT]?)", text.upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write 512M or 4G")
+    return int(match[1]) << UNITS[match[2]]
+
+
+def _check(given: argparse.Namespace) -> int:
+    preconditions.check(given.nodes * given.memory)
+    print(f"lab: ready for {given.nodes} node(s) of {given.memory} MiB")
+    return 0
+
+
+def _run(given: argparse.Namespace) -> int:
+    command = given.command[1:] if given.command[:1] == ["--"] else given.command
+    names = [FIRST, *(f"host{number}" for number in range(1, given.nodes))]
+    if given.node not in names:
+        raise LabError(f"there is no node {given.node}; the nodes are {', '.join(names)}")
+    disks = tuple(Disk(f"disk{n}", size) for n, size in enumerate(given.disk))
+    specs = [
+        Spec(name, memory_mib=given.memory, systemd=given.systemd, disks=disks * (name == FIRST))
+        for name in names
     ]
-    print(f"booting {len(specs)} node(s) ...", file=sys.stderr, flush=True)
     started = time.monotonic()
-    with Lab(arguments.folder.absolute(), specs) as lab:
-        print(f"ready in {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
-        if not arguments.argv:
-            _prompt(lab)
-            return 0
-        return max(_show(node, arguments.argv) for node in lab.nodes.values())
+    _progress(f"booting {len(specs)} node(s)")
+    with (
+        tempfile.TemporaryDirectory(prefix="lab-") as folder,
+        Lab(Path(folder), specs, progress=_progress) as lab,
+    ):
+        _progress(f"ready after {time.monotonic() - started:.1f} s")
+        if command:
+            return _run_once(lab[given.node], command)
+        return _prompt(lab, given.node)
 
 
-def _show(node: Node, argv: list[str]) -> int:
-    result = node.run(argv, check=False, timeout_seconds=600)
-    sys.stdout.write(result.stdout)
-    sys.stderr.write(result.stderr)
-    return result.status
+def _run_once(node: Node, command: Sequence[str]) -> int:
+    done = node.run(command, check=False, timeout_seconds=COMMAND_SECONDS)
+    sys.stdout.buffer.write(done.out)
+    sys.stdout.buffer.flush()
+    sys.stderr.buffer.write(done.err)
+    # A signal's number is negative here; a shell has it as 128 + N.
+    return done.status if done.status >= 0 else 128 - done.status
 
 
-def _prompt(lab: Lab) -> None:
-    node = next(iter(lab.nodes.values()))
-    print(HELP)
+def _prompt(lab: Lab, name: str) -> int:
+    """A line is a shell command in the node; an empty input ends."""
+    _progress(f"nodes: {', '.join(lab.nodes)}; @NAME goes to a node, end of input leaves")
+    status = 0
     while True:
+        print(f"{name}# ", end="", flush=True, file=sys.stderr)
+        line = sys.stdin.readline()
+        if not line or line.strip() == "exit":
+            return status
+        word = line.strip()
+        if not word:
+            continue
+        if word.startswith("@"):
+            name = _other(lab, name, word[1:])
+            continue
         try:
-            line = input(f"{node.name}> ").strip()
-        except EOFError:
-            return
-        if line == "quit":
-            return
-        where = node
-        if line.startswith("@"):
-            name, _, line = line[1:].partition(" ")
-            if name not in lab.nodes:
-                print(f"there is no node {name}; there are {', '.join(lab.nodes)}")
-                continue
-            where = lab[name]
-            if not line:
-                node = where
-        if line:
-            _do(where, line)
+            status = _run_once(lab[name], ["sh", "-c", line])
+        except (CommandTimeout, NodeDown) as error:
+            _progress(str(error))
 
 
-def _do(node: Node, line: str) -> None:
-    actions = {
-        "!cut": node.cut_network,
-        "!restore": node.restore_network,
-        "!kill": node.power_cut,
-        "!boot": node.boot,
-        "!log": lambda: print(node.console()),
-    }
-    try:
-        word, *rest = shlex.split(line)
-        if word in actions:
-            actions[word]()
-        elif word == "!disk":
-            print(node.add_disk(int(rest[0]) * MEBIBYTE))
-        else:
-            status = _show(node, [word, *rest])
-            if status:
-                print(f"status {status}")
-    except (LabError, ValueError, IndexError) as error:
-        print(f"{line}: {error}")
+def _other(lab: Lab, name: str, wanted: str) -> str:
+    if wanted in lab.nodes:
+        return wanted
+    _progress(f"there is no node {wanted}; the nodes are {', '.join(lab.nodes)}")
+    return name
+
+
+def _progress(line: str) -> None:
+    print(f"lab: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

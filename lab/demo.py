@@ -16,10 +16,11 @@ from typing import Any
 import grpc
 from targetd_driver import DriverError, Refused, TargetdDriver
 
-from lab.errors import LabError
-from lab.initiator import Initiator, LoginRefused
+from lab.errors import LabError, LoginRefused
+from lab.initiator import Initiator
 from lab.lab import Lab
-from lab.node import HERE, Spec
+from lab.node import Node, Process
+from lab.spec import Spec
 from lab.storage import GROUP, ROOT, StorageHost, spec
 from targetd.api.v1 import (
     export_pb2,
@@ -153,7 +154,7 @@ class Demo:
         )
 
     @staticmethod
-    def _checksum(node: Any, device: str) -> str:
+    def _checksum(node: Node, device: str) -> str:
         node.run(["blockdev", "--flushbufs", device])
         return str(node.run(["sha256sum", device]).stdout.split()[0])
 
@@ -196,7 +197,8 @@ class Demo:
         right = self.properties[self.thick]
         wrong = dict(right, auth_password="wrong" + secrets.token_hex(4))
         self.refused("a with a wrong secret", lambda: self.a.log_in(wrong))
-        self.refused("a without CHAP", lambda: self.a.log_in(dict(right, auth_method="")))
+        without = {key: value for key, value in right.items() if not key.startswith("auth_")}
+        self.refused("a without CHAP", lambda: self.a.log_in(without))
         stranger = "iqn.2026-01.org.example.lab:nobody"
         self.refused("an unknown initiator", lambda: self.b.log_in(right, stranger))
         self.refused("b with a's secret", lambda: self.b.log_in(right))
@@ -241,15 +243,14 @@ class Demo:
         self.refused("a's next login", lambda: self.a.log_in(for_a))
         self.written(self.b, writer)
 
-    def write_on(self, initiator: Initiator, disk: str) -> int:
+    def write_on(self, initiator: Initiator, disk: str) -> Process:
         return initiator.node.start(
-            ["/usr/bin/python3", f"{HERE}/guest/writer.py", disk, str(WRITER_SECONDS)],
-            log="/root/writer.log",
+            ["/usr/bin/python3", f"{ROOT}/lab/guest/writer.py", disk, str(WRITER_SECONDS)]
         )
 
-    def written(self, initiator: Initiator, writer: int) -> None:
-        status = initiator.node.wait(writer, WRITER_SECONDS + 60)
-        log = initiator.node.run(["tail", "-n", "1", "/root/writer.log"]).stdout
+    def written(self, initiator: Initiator, writer: Process) -> None:
+        status = writer.wait(WRITER_SECONDS + 60)
+        log = writer.output()
         done = json.loads(log) if status == 0 else {"failed": log}
         self.see(
             done["failed"] == 0,

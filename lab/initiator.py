@@ -1,25 +1,50 @@
-"""An attaching host on a node: open-iscsi, driven by connection properties."""
+"""An attaching host on a node: open-iscsi, driven by connection properties.
+
+Logs in as os-brick does, without discovery. The record of a login is written as
+a file: on a command line its secret would be seen.
+"""
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import CommandFailed, LabError
+from lab.errors import CommandFailed, LabError, LoginFailed, LoginRefused
 from lab.node import Node
 
-DEVICE_SECONDS = 15.0
-# From open-iscsi's iscsi_err.h.
-LOGIN_REFUSED = 24
-NO_RECORDS = 21
+DEVICE_SECONDS = 15
 RECORDS = "/etc/iscsi/nodes"
-INTERFACE = "other-name"
+# From open-iscsi's iscsi_err.h.
+SESSION_EXISTS, NO_RECORDS, REFUSED = 15, 21, 24
+NO_SESSION = NO_RECORDS
 
 
-class LoginRefused(LabError):
-    """The target did not let the initiator in."""
+@dataclass(frozen=True)
+class Session:
+    number: int
+    portal: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Path:
+    """One way to a disk: a portal, a target there, and the disk's number in it."""
+
+    portal: str
+    target: str
+    lun: int
+
+    @property
+    def link(self) -> str:
+        """The name that udev gives the disk behind it."""
+        return f"/dev/disk/by-path/ip-{self.portal}-iscsi-{self.target}-lun-{self.lun}"
+
+    @property
+    def record(self) -> str:
+        host, _, port = self.portal.rpartition(":")
+        return f"{RECORDS}/{self.target}/{host.strip('[]')},{port}"
 
 
 class Initiator:
@@ -32,7 +57,7 @@ class Initiator:
 
     @property
     def connector(self) -> dict[str, Any]:
-        """What the attachment layer is told of this host."""
+        """What an attachment layer is told of this host."""
         return {
             "initiator": self.name,
             "host": self.node.name,
@@ -43,110 +68,167 @@ class Initiator:
         }
 
     def start(self) -> None:
+        """Start iscsid, once after each boot."""
         self.node.run(["mkdir", "-p", "/run/lock/iscsi", RECORDS])
         self.node.run(["iscsid"])
 
-    def discover(self, portal: str) -> list[str]:
+    def discovery(self, portal: str) -> list[str]:
         """The names of the targets that the portal shows to this initiator."""
-        done = self.node.run(
-            ["iscsiadm", "--mode", "discovery", "--type", "sendtargets", "--portal", portal],
-            check=False,
-        )
-        if done.status not in (0, NO_RECORDS):
-            raise CommandFailed(["iscsiadm", "--mode", "discovery"], done.status, done.stderr)
-        return [line.split()[1] for line in done.stdout.splitlines()]
+        arguments = ["-m", "discovery", "-t", "sendtargets", "-o", "nonpersistent", "-p", portal]
+        output = self._iscsiadm(*arguments, empty=NO_RECORDS)
+        return [line.split()[1] for line in output.splitlines()]
 
-    def log_in(self, properties: Mapping[str, Any], initiator_name: str = "") -> str:
-        """Log in without discovery, as os-brick does; returns the disk's device.
+    def login(
+        self,
+        properties: Mapping[str, Any],
+        initiator_name: str = "",
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        multipath: bool = False,
+        settings: Mapping[str, str] | None = None,
+    ) -> str:
+        """Log in to the first portal, or to all when ``multipath``; returns the first
+        path's device.
 
-        ``initiator_name`` pretends to be another host. Raises LoginRefused.
+        ``username`` and ``password`` replace those of the properties,
+        ``initiator_name`` pretends to be another host, and ``settings`` are further
+        lines of open-iscsi's record. Raises LoginRefused, LoginFailed.
         """
-        iqn, portal = properties["target_iqns"][0], properties["target_portals"][0]
-        where = ["--mode", "node", "--targetname", iqn, "--portal", portal]
-        if initiator_name:
-            self._pretend(initiator_name)
-            where += ["--interface", INTERFACE]
-        self._iscsiadm(*where, "--op", "new")
-        self._set_record(iqn, _settings(properties))
-        done = self.node.run(["iscsiadm", *where, "--login"], check=False)
-        if done.status:
-            self._iscsiadm("--mode", "node", "--targetname", iqn, "--op", "delete")
-            if done.status == LOGIN_REFUSED:
-                raise LoginRefused(done.stderr.strip())
-            raise CommandFailed(["iscsiadm", "--login"], done.status, done.stderr)
-        return self._device(iqn, portal)
+        record = {
+            "node.session.initial_login_retry_max": "1",
+            "node.session.scan": "auto",
+            **_authentication(properties, username, password),
+            **({"iface.initiatorname": initiator_name} if initiator_name else {}),
+            **(settings or {}),
+        }
+        ways = list(paths(properties))
+        ways = ways if multipath else ways[:1]
+        for way in ways:
+            self._login(way, record)
+        return self._device(ways[0])
 
-    def _pretend(self, initiator_name: str) -> None:
-        self.node.write(
-            f"/etc/iscsi/ifaces/{INTERFACE}",
-            f"iface.iscsi_ifacename = {INTERFACE}\niface.transport_name = tcp\n"
-            f"iface.initiatorname = {initiator_name}\n",
-            mode="600",
-        )
+    def _login(self, way: Path, settings: Mapping[str, str]) -> None:
+        self.node.write(way.record, _record(way, settings), mode="600")
+        done = self.node.run(["iscsiadm", *_where(way), "--login"], check=False)
+        if done.status in (0, SESSION_EXISTS):
+            return
+        self._forget(way)
+        kind = LoginRefused if done.status == REFUSED else LoginFailed
+        raise kind(way.target, way.portal, done.status, done.stderr.strip())
 
-    def _set_record(self, iqn: str, settings: Mapping[str, str]) -> None:
-        """Edit the record's file: on a command line the secret would be seen."""
-        found = self.node.run(["find", f"{RECORDS}/{iqn}", "-type", "f"]).stdout.split()
-        for path in found:
-            lines = self.node.run(["cat", path]).stdout.splitlines()
-            kept = [line for line in lines if line.partition(" = ")[0] not in settings]
-            end = kept.index("# END RECORD")
-            kept[end:end] = [f"{key} = {value}" for key, value in settings.items()]
-            self.node.write(path, "\n".join(kept) + "\n", mode="600")
+    def _device(self, way: Path) -> str:
+        wait = ["udevadm", "wait", f"--timeout={DEVICE_SECONDS}", way.link]
+        if self.node.run(wait, check=False).status:
+            raise LabError(f"{way.link} did not appear in {DEVICE_SECONDS} s")
+        return self.node.run(["readlink", "-e", way.link]).stdout.strip()
 
-    def _device(self, iqn: str, portal: str) -> str:
-        link = f"/dev/disk/by-path/ip-{portal}-iscsi-{iqn}-lun-0"
-        end = time.monotonic() + DEVICE_SECONDS
-        while time.monotonic() < end:
-            self.node.run(["udevadm", "settle"])
-            found = self.node.run(["readlink", "--canonicalize-existing", link], check=False)
-            if found.status == 0:
-                return found.stdout.strip()
-            time.sleep(0.1)
-        raise LabError(f"{link} did not appear in {DEVICE_SECONDS:g} s")
+    def logout(self, given: Mapping[str, Any] | str) -> None:
+        """Log out of a target, by properties or by its name, on all its portals, and
+        forget it. Not an error when there is no session."""
+        for target in _targets(given):
+            # Without a record iscsiadm says the same as without a session.
+            self._iscsiadm("-m", "node", "-T", target, "--logout", empty=NO_SESSION)
+            self.node.run(["rm", "-rf", f"{RECORDS}/{target}"])
 
-    def log_out(self, iqn: str) -> None:
-        """Log out and forget the record."""
-        self._iscsiadm("--mode", "node", "--targetname", iqn, "--logout")
-        self._iscsiadm("--mode", "node", "--targetname", iqn, "--op", "delete")
-
-    def drop(self, iqn: str) -> None:
+    def drop(self, given: Mapping[str, Any] | str) -> None:
         """Stop knocking at a target that has shut this host out."""
-        self.node.run(["iscsiadm", "--mode", "node", "--targetname", iqn, "--logout"], check=False)
-        self.node.run(
-            ["iscsiadm", "--mode", "node", "--targetname", iqn, "--op", "delete"], check=False
-        )
+        with suppress(CommandFailed):
+            self.logout(given)
+        for target in _targets(given):
+            self.node.run(["rm", "-rf", f"{RECORDS}/{target}"])
+
+    def _forget(self, way: Path) -> None:
+        self.node.run(["rm", "-f", way.record])
 
     def sessions(self) -> list[str]:
         """The names of the targets that this host has sessions with."""
-        done = self.node.run(["iscsiadm", "--mode", "session"], check=False)
-        return re.findall(r" (iqn\.\S+)", done.stdout)
+        return [session.target for session in self.session_details()]
+
+    def session_details(self) -> list[Session]:
+        # tcp: [1] 10.77.0.11:3260,1 iqn.2026-01.org.example:x (non-flash)
+        lines = self._iscsiadm("-m", "session", empty=NO_SESSION).splitlines()
+        words = [line.split() for line in lines]
+        return [Session(int(w[1].strip("[]")), w[2].rpartition(",")[0], w[3]) for w in words]
+
+    def rescan(self) -> None:
+        """Look for new disks and new sizes on every session."""
+        self._iscsiadm("-m", "session", "--rescan", empty=NO_SESSION)
 
     def serial(self, device: str) -> str:
         """The unit serial that the disk itself tells (VPD page 80h)."""
-        name = device.removeprefix("/dev/")
-        page = self.node.run(["cat", f"/sys/block/{name}/device/vpd_pg80"]).stdout
-        return page[4:].strip("\0 \n")
+        page = self.node.read(f"/sys/block/{device.removeprefix('/dev/')}/device/vpd_pg80")
+        return page[4:].decode().strip("\0 \n")
 
     def wwid(self, device: str) -> str:
-        name = device.removeprefix("/dev/")
-        text = self.node.run(["cat", f"/sys/block/{name}/device/wwid"]).stdout.strip()
-        return "3" + text.removeprefix("naa.")
+        """As multipath and udev write it: 3, then the NAA name."""
+        path = f"/sys/block/{device.removeprefix('/dev/')}/device/wwid"
+        return "3" + self.node.read(path).decode().strip().removeprefix("naa.")
 
     def size_bytes(self, device: str) -> int:
         return int(self.node.run(["blockdev", "--getsize64", device]).stdout)
 
-    def _iscsiadm(self, *arguments: str) -> str:
-        return self.node.run(["iscsiadm", *arguments]).stdout
+    # As the first callers of this class have them.
+    log_in, log_out, discover = login, logout, discovery
+
+    def _iscsiadm(self, *arguments: str, empty: int) -> str:
+        """``empty`` is the status that says there is nothing to tell of."""
+        argv = ["iscsiadm", *arguments]
+        done = self.node.run(argv, check=False)
+        if done.status == empty:
+            return ""
+        if done.status:
+            raise CommandFailed(argv, done.status, done.stderr or done.stdout)
+        return done.stdout
 
 
-def _settings(properties: Mapping[str, Any]) -> dict[str, str]:
-    settings = {
-        "node.session.scan": "auto",
-        "node.session.initial_login_retry_max": "1",
-        "node.session.auth.authmethod": properties.get("auth_method") or "None",
+def paths(properties: Mapping[str, Any]) -> Iterator[Path]:
+    """The plural keys, or else the single ones."""
+    if properties.get("target_portals"):
+        portals, targets = properties["target_portals"], properties["target_iqns"]
+        luns = properties["target_luns"]
+    else:
+        portals, targets = [properties["target_portal"]], [properties["target_iqn"]]
+        luns = [properties["target_lun"]]
+    for portal, target, lun in zip(portals, targets, luns, strict=True):
+        yield Path(portal, target, int(lun))
+
+
+def _targets(given: Mapping[str, Any] | str) -> list[str]:
+    if isinstance(given, str):
+        return [given]
+    return list(dict.fromkeys(way.target for way in paths(given)))
+
+
+def _where(way: Path) -> list[str]:
+    return ["-m", "node", "-T", way.target, "-p", way.portal]
+
+
+def _authentication(
+    properties: Mapping[str, Any], username: str | None, password: str | None
+) -> dict[str, str]:
+    name = properties.get("auth_username") if username is None else username
+    secret = properties.get("auth_password") if password is None else password
+    if not (name and secret):
+        return {"node.session.auth.authmethod": "None"}
+    return {
+        "node.session.auth.authmethod": properties.get("auth_method") or "CHAP",
+        "node.session.auth.username": name,
+        "node.session.auth.password": secret,
     }
-    if properties.get("auth_method"):
-        settings["node.session.auth.username"] = properties["auth_username"]
-        settings["node.session.auth.password"] = properties["auth_password"]
-    return settings
+
+
+def _record(way: Path, settings: Mapping[str, str]) -> str:
+    """What open-iscsi does not find in it, it takes from iscsid.conf."""
+    host, _, port = way.portal.rpartition(":")
+    values = {
+        "node.name": way.target,
+        "node.startup": "manual",
+        "iface.iscsi_ifacename": "default",
+        "iface.transport_name": "tcp",
+        "node.conn[0].address": host.strip("[]"),
+        "node.conn[0].port": port,
+        "node.conn[0].startup": "manual",
+        **settings,
+    }
+    return "".join(f"{key} = {value}\n" for key, value in values.items())

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
 import signal
-import socket
-import subprocess
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab.agent import Agent, Result
-from lab.errors import LabError
-from lab.network import FIRST_NODE_HOST, Network, address
+from lab import power, program
+from lab.agent import Agent, Process, Result
+from lab.errors import BootFailed, CommandTimeout, NodeDown
+from lab.network import FIRST_NODE_HOST, Network, address, address6
 from lab.preconditions import KERNEL
+from lab.spec import Disk, Spec
 
-HERE = Path(__file__).resolve().parent
+__all__ = ["Disk", "Node", "Process", "Result", "Spec"]
+
+GUEST = Path(__file__).resolve().parent / "guest"
 BOOT_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 15.0
 KERNEL_ARGUMENTS = (
@@ -39,41 +39,35 @@ KERNEL_ARGUMENTS = (
 )
 
 
-@dataclass(frozen=True)
-class Spec:
-    """What a node is made of."""
-
-    name: str
-    disks_bytes: tuple[int, ...] = ()
-    memory_mib: int = 256
-    systemd: bool = False
-    # Ports on the lab's networks: 2 gives two paths to the node.
-    ports: int = 1
-
-
 @dataclass
 class Node:
+    """Made by Lab. ``boot_seconds`` is how long the last boot took until LIO,
+    LVM and the network were ready."""
+
     spec: Spec
     number: int
     folder: Path
     memory_folder: Path
     network: Network
     cpu: int
-    hosts: Mapping[str, str]
+    hosts: Mapping[str, int]
     # Starts processes from one thread that lives as long as the lab: a node dies
     # with the thread that started it, so that nothing outlives a killed harness.
     spawner: Executor
     boot_seconds: float = 0.0
-    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _power: power.Power | None = field(default=None, repr=False)
     _agent: Agent | None = field(default=None, repr=False)
     _disks: list[Path] = field(default_factory=list, repr=False)
+    # A power cut by one thread is over before another thread boots the node.
+    _switch: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        self.share.mkdir(parents=True, exist_ok=True)
+        for folder in (self.share, self._disk_folder):
+            folder.mkdir(parents=True, exist_ok=True)
         for bridge in range(self.spec.ports):
             self.network.add_port(self._tap(bridge), bridge)
-        for size_bytes in self.spec.disks_bytes:
-            self._new_disk(size_bytes)
+        for disk in self.spec.all_disks:
+            self._new_disk(disk)
 
     @property
     def name(self) -> str:
@@ -89,55 +83,61 @@ class Node:
 
     @property
     def initiator_name(self) -> str:
+        # Two dots at least before the colon: rtslib refuses other names.
         return f"iqn.2026-01.org.example.lab:{self.name}"
 
     @property
     def share(self) -> Path:
-        """The node writes here and nowhere else on the machine; it sees it as /media."""
+        """The node writes here, and sees it as /media; elsewhere on the machine only
+        its own disks and memory are writable to it."""
         return self.folder / "share"
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    def _tap(self, bridge: int) -> str:
-        return f"tap{self.number}p{bridge}"
+        return self._power is not None and self._power.on
 
     # Power
 
     def boot(self) -> None:
-        """Start the node and wait until LIO, LVM and its network are ready."""
+        """Start the node and wait until LIO, LVM and its network are ready.
+
+        Raises BootFailed. After a power cut the disks are as they were.
+        """
         started = time.monotonic()
-        self.spawner.submit(self.power_on).result()
-        self.wait_ready()
+        with self._switch:
+            if self.running:
+                return
+            self._release()
+            before = len(self.logs())
+            self.spawner.submit(self._power_on).result()
+        try:
+            self._require_agent().wait_ready(BOOT_SECONDS_MAX)
+        except (NodeDown, CommandTimeout) as error:
+            self.power_cut()
+            raise BootFailed(self.name, str(error), self.logs()[before:]) from error
         self.boot_seconds = time.monotonic() - started
 
-    def power_on(self) -> None:
-        if self.running:
-            raise LabError(f"node {self.name} is running already")
+    def _power_on(self) -> None:
         shutil.rmtree(self.memory_folder, ignore_errors=True)
         self.memory_folder.mkdir(parents=True)
-        ours, theirs = socket.socketpair()
-        with theirs, self._console().open("ab") as console:
-            self._process = subprocess.Popen(
-                self._command(theirs.fileno()),
-                stdin=subprocess.DEVNULL,
-                stdout=console,
-                stderr=console,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": str(self.memory_folder)},
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        self._agent = Agent(ours)
+        self._power = power.switch_on(
+            self._command(),
+            network=self.network.wrap([]),
+            processor=self.cpu,
+            memory_folder=self.memory_folder,
+            writable=(self.share, self._disk_folder),
+            console=self._console,
+        )
+        self._agent = Agent(self._power.line)
 
-    def _command(self, line: int) -> list[str]:
-        kernel = [
+    def _command(self) -> list[str]:
+        # What the kernel does not know it hands to the first program as environment.
+        return [
             KERNEL,
             f"mem={self.spec.memory_mib}M",
             f"umid={self.name}",
             f"uml_dir={self.memory_folder}",
-            f"init={HERE}/guest/stage1.sh",
-            f"ssl0=fd:{line}",
+            f"init={GUEST}/stage1.sh",
             *KERNEL_ARGUMENTS,
             *(f"ubd{index}={disk}" for index, disk in enumerate(self._disks)),
             *(
@@ -146,43 +146,55 @@ class Node:
                 for bridge in range(self.spec.ports)
             ),
             f"LAB_HOST={self.name}",
-            f"LAB_GUEST={HERE}/guest",
+            f"LAB_GUEST={GUEST}",
             f"LAB_SHARE={self.share}",
-            f"LAB_ADDRESSES={','.join(self.addresses)}",
-            f"LAB_HOSTS={','.join(f'{ip}={name}' for name, ip in self.hosts.items())}",
+            f"LAB_ADDRESSES={','.join(self._interfaces())}",
+            f"LAB_HOSTS={','.join(self._host_lines())}",
             f"LAB_INITIATOR={self.initiator_name}",
             *(["LAB_SYSTEMD=1"] if self.spec.systemd else []),
         ]
-        # One processor for each node: on several, its processes wait for each other.
-        pinned = ["taskset", "--cpu-list", str(self.cpu), *kernel]
-        enclosed = [str(HERE / "enclose.sh"), str(self.folder), str(self.memory_folder), "--"]
+
+    def _interfaces(self) -> list[str]:
+        host = FIRST_NODE_HOST + self.number
         return [
-            *("setpriv", "--pdeathsig", "KILL"),
-            *self.network.wrap(["unshare", "--mount", *enclosed, *pinned]),
+            f"vec{bridge}={given}"
+            for bridge in range(self.spec.ports)
+            for given in (f"{address(bridge, host)}/24", f"{address6(bridge, host)}/64")
         ]
 
-    def wait_ready(self) -> None:
-        self._require_agent().wait_ready(BOOT_SECONDS_MAX)
+    def _host_lines(self) -> list[str]:
+        return [
+            f"{given}={name}"
+            for name, host in self.hosts.items()
+            for given in (address(0, host), address6(0, host))
+        ]
 
     def power_cut(self) -> None:
         """End the node at once, as by pulling its plug. Its disks keep what was written."""
-        if self._process is not None:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        if self._agent is not None:
-            self._agent.close()
-        self._process = self._agent = None
+        with self._switch:
+            if self._power is not None:
+                self._power.cut()
+            self._release()
 
     def power_off(self) -> None:
-        """Sync and switch off."""
-        if not self.running or self._process is None:
-            return
-        self.run(["sync"])
-        self._require_agent().start(["busybox", "poweroff", "-f"], {}, "/dev/null")
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_SECONDS_MAX)
+        """Sync and switch off; cut the power when that does not work in time."""
+        if self.running and self._power is not None:
+            off = ["systemctl", "poweroff"] if self.spec.systemd else ["busybox", "poweroff", "-f"]
+            self.start(["sh", "-c", 'sync; exec "$@"', "off", *off])
+            self._power.wait_off(STOP_SECONDS_MAX)
         self.power_cut()
+
+    def _release(self) -> None:
+        if self._agent is not None:
+            self._agent.close()
+        self._power = self._agent = None
+
+    def freeze(self) -> None:
+        """Stop the node as a hung machine stops; its clock jumps when it thaws."""
+        self._require_power().signal_kernel(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._require_power().signal_kernel(signal.SIGCONT)
 
     # Commands
 
@@ -192,78 +204,81 @@ class Node:
         *,
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
+        cwd: str = "/",
         timeout_seconds: float = 60.0,
         check: bool = True,
     ) -> Result:
-        """Run a program in the node to its end.
+        """Run a program in the node to its end; for use by several threads.
 
         Raises CommandFailed when ``check`` and its status is not 0,
-        CommandTimeout, and LabError when the node is not running.
+        CommandTimeout, and NodeDown.
         """
-        with self._stdin(stdin) as path:
-            return self._require_agent().run(argv, path, environment or {}, timeout_seconds, check)
-
-    @contextmanager
-    def _stdin(self, content: bytes) -> Iterator[str]:
-        """A file in the node with the content: the serial line stalls on long requests."""
-        if not content:
-            yield "/dev/null"
-            return
-        path = self.share / f"stdin-{secrets.token_hex(8)}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        try:
-            yield f"/media/{path.name}"
-        finally:
-            path.unlink()
+        return self._require_agent().run(
+            argv,
+            stdin=stdin,
+            environment=environment or {},
+            cwd=cwd,
+            timeout_seconds=timeout_seconds,
+            check=check,
+        )
 
     def start(
-        self, argv: Sequence[str], *, log: str, environment: Mapping[str, str] | None = None
-    ) -> int:
-        """Start a program that goes on; returns its pid in the node."""
-        return self._require_agent().start(argv, environment or {}, log)
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        log: str = "",
+    ) -> Process:
+        """Start a program that goes on; its output goes to a file of the node."""
+        return self._require_agent().start(argv, environment=environment or {}, cwd=cwd, log=log)
 
-    def wait(self, pid: int, timeout_seconds: float = 60.0) -> int:
-        return self._require_agent().wait(pid, timeout_seconds)
+    def read(self, path: str) -> bytes:
+        return self._require_agent().read(path)
 
-    def write(self, path: str, content: str, mode: str = "644") -> None:
+    def write(self, path: str, content: str | bytes, mode: str = "644") -> None:
         """Put a file into the node; its content never stands on a command line."""
-        self.run(["mkdir", "-p", str(Path(path).parent)])
-        self.run(["install", "-m", mode, "/dev/stdin", path], stdin=content.encode())
+        data = content.encode() if isinstance(content, str) else content
+        self._require_agent().write(path, data, int(mode, 8))
 
     def _require_agent(self) -> Agent:
         if self._agent is None:
-            raise LabError(f"node {self.name} is not running; boot it first")
+            raise NodeDown(f"node {self.name} is not running; boot it first")
         return self._agent
+
+    def _require_power(self) -> power.Power:
+        if self._power is None:
+            raise NodeDown(f"node {self.name} is not running; boot it first")
+        return self._power
 
     # Disks and network
 
-    def _new_disk(self, size_bytes: int) -> Path:
-        path = self.folder / f"disk{len(self._disks)}"
-        with path.open("wb") as disk:
-            disk.truncate(size_bytes)
+    @property
+    def _disk_folder(self) -> Path:
+        return self.folder / "disks"
+
+    def _new_disk(self, disk: Disk) -> Path:
+        path = self._disk_folder / disk.name
+        with path.open("xb") as file:
+            file.truncate(disk.size_bytes)
         self._disks.append(path)
         return path
 
-    def add_disk(self, size_bytes: int) -> str:
+    def add_disk(self, size_bytes: int, name: str = "") -> str:
         """Add an empty disk, also while the node runs; returns its device in the node."""
-        path = self._new_disk(size_bytes)
-        index = len(self._disks) - 1
+        index = len(self._disks)
+        path = self._new_disk(Disk(name or f"disk{index}", size_bytes))
         if self.running:
-            socket_path = self.memory_folder / self.name / "mconsole"
-            # The monitor listens on a name of the lab's network namespace.
-            subprocess.run(
-                self.network.wrap(
-                    ["uml_mconsole", str(socket_path), "config", f"ubd{index}={path}"]
-                ),
-                check=True,
-                capture_output=True,
-                timeout=STOP_SECONDS_MAX,
+            monitor = self.memory_folder / self.name / "mconsole"
+            # It listens on a name of the lab's network namespace; elsewhere this would hang.
+            program.run(
+                self.network.wrap(["uml_mconsole", str(monitor), "config", f"ubd{index}={path}"])
             )
-            self.run(["udevadm", "trigger", "--action=add", "--subsystem-match=block"])
             self.run(["udevadm", "settle"])
         return f"/dev/ubd{chr(ord('a') + index)}"
+
+    def _tap(self, bridge: int) -> str:
+        return f"tap{self.number}p{bridge}"
 
     def cut_network(self, port: int = 0) -> None:
         self.network.cut(self._tap(port))
@@ -271,10 +286,11 @@ class Node:
     def restore_network(self, port: int = 0) -> None:
         self.network.restore(self._tap(port))
 
+    @property
     def _console(self) -> Path:
         return self.folder / "console.log"
 
-    def console(self) -> str:
+    def logs(self) -> str:
         """What the node's kernel and its first programs printed, over all its boots."""
-        path = self._console()
+        path = self._console
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""

@@ -6,63 +6,80 @@ import os
 import shutil
 from pathlib import Path
 
-from lab.errors import LabError
+from lab.errors import (
+    MemoryShort,
+    NotRoot,
+    PreconditionError,
+    ProgramsMissing,
+    SharedMemory,
+)
 
 KERNEL = "linux.uml"
 MEMORY = Path("/dev/shm")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Each program with the Debian package that has it.
 PROGRAMS = {
     KERNEL: "user-mode-linux",
     "busybox": "busybox-static",
     "ip": "iproute2",
+    "bridge": "iproute2",
     "lvm": "lvm2",
     "iscsid": "open-iscsi",
     "targetcli": "targetcli-fb",
+    # targetcli asks the system bus, and fails without one.
     "dbus-daemon": "dbus-daemon",
     "modprobe": "kmod",
     "uml_mconsole": "uml-utilities",
     "thin_check": "thin-provisioning-tools",
-    "mkfs.ext4": "e2fsprogs",
     "udevadm": "udev",
     "setpriv": "util-linux",
+    "unshare": "util-linux",
+    "taskset": "util-linux",
 }
 
 
 def check(memory_mib: int) -> None:
-    """Raises LabError, in one line with the cure, for the first thing that is missing."""
+    """Raises a PreconditionError for the first thing that is missing."""
     if os.geteuid() != 0:
-        raise LabError("the lab makes a network namespace and needs root; run it with sudo")
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = sorted(
-        {package for name, package in PROGRAMS.items() if not shutil.which(name, path=path)}
-    )
-    if missing:
-        raise LabError(f"programs are missing; run: apt-get install {' '.join(missing)}")
-    if not Path("/lib/systemd/systemd-udevd").exists():
-        raise LabError("systemd-udevd is missing; run: apt-get install udev")
+        raise NotRoot("the lab makes a network namespace and needs root", "run it with sudo")
+    _check_programs()
     if not Path("/dev/net/tun").exists():
-        raise LabError("/dev/net/tun is missing; run: modprobe tun")
-    _check_memory(memory_mib)
+        raise PreconditionError("/dev/net/tun is missing", "run: modprobe tun")
+    _check_shared_memory(memory_mib)
+    available = available_mib()
+    if available < memory_mib:
+        raise MemoryShort(
+            f"{available} MiB of memory are available, the nodes need {memory_mib}",
+            "end other programs or boot fewer nodes",
+        )
 
 
-def _check_memory(memory_mib: int) -> None:
+def _check_programs() -> None:
+    packages = {package for name, package in PROGRAMS.items() if not shutil.which(name, path=PATH)}
+    # The nodes' own Python and udev daemon stand at fixed places.
+    if not Path("/usr/bin/python3").exists():
+        packages.add("python3")
+    if not Path("/lib/systemd/systemd-udevd").exists():
+        packages.add("udev")
+    if packages:
+        names = " ".join(sorted(packages))
+        raise ProgramsMissing(f"not installed: {names}", f"run: apt-get install {names}")
+
+
+def _check_shared_memory(memory_mib: int) -> None:
     room = os.statvfs(MEMORY)
     if room.f_flag & os.ST_NOEXEC:
-        raise LabError(f"{MEMORY} is mounted noexec; run: mount -o remount,exec {MEMORY}")
+        raise SharedMemory(f"{MEMORY} is mounted noexec", f"run: mount -o remount,exec {MEMORY}")
     free = room.f_bavail * room.f_frsize >> 20
     if free < memory_mib:
-        raise LabError(
-            f"{MEMORY} has {free} MiB free, the nodes need {memory_mib}; run: "
-            f"mount -o remount,size={memory_mib * 2}M {MEMORY}"
-        )
-    available = _available_mib()
-    if available < memory_mib:
-        raise LabError(
-            f"{available} MiB of memory are available, the nodes need {memory_mib}; end other "
-            "programs or boot fewer nodes"
+        size = (room.f_blocks * room.f_frsize >> 20) + memory_mib - free
+        raise SharedMemory(
+            f"{MEMORY} has {free} MiB free, the nodes need {memory_mib}",
+            f"run: mount -o remount,size={size}M {MEMORY}",
         )
 
 
-def _available_mib() -> int:
+def available_mib() -> int:
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) >> 10

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import grpc
 from targetd_driver import Endpoint, TargetdDriver
 
-from lab.initiator import Initiator, LoginRefused
+from lab.errors import LoginRefused
+from lab.initiator import Initiator
 from lab.lab import Lab
 from lab.storage import StorageHost
 from targetd.api.v1 import (
