@@ -33,7 +33,6 @@ from targetd.api.v1 import (
 
 MEBIBYTE = 1 << 20
 WRITER_SECONDS = 12
-SETTLED_SECONDS = 30.0
 
 
 class StepFailed(Exception):
@@ -312,18 +311,9 @@ class Demo:
         self.agree_with_targetcli()
 
     def _wait_wiped(self, operation_id: str) -> None:
-        if not operation_id:
-            return
-        end = time.monotonic() + SETTLED_SECONDS
-        request = host_pb2.GetOperationRequest(operation_id=operation_id)
-        operation = self.hosts.GetOperation(request)
-        while operation.state == host_pb2.OPERATION_STATE_RUNNING and time.monotonic() < end:
-            time.sleep(0.1)
-            operation = self.hosts.GetOperation(request)
-        self.see(
-            operation.state == host_pb2.OPERATION_STATE_DONE,
-            f"the thick volume was wiped with zeros, {operation.done_bytes >> 20} MiB",
-        )
+        if operation_id:
+            done = self.storage.wait_wiped(operation_id).done_bytes
+            self.see(True, f"the thick volume was wiped with zeros, {done >> 20} MiB")
 
     def run(self) -> None:
         for do in (

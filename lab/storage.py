@@ -15,6 +15,7 @@ from lab.errors import LabError
 from lab.health import status_of
 from lab.node import Node, Spec
 from lab.relay import Relay
+from targetd.api.v1 import host_pb2, host_pb2_grpc
 
 ROOT = Path(__file__).resolve().parent.parent
 GRPC_PORT = 7788
@@ -159,6 +160,23 @@ class StorageHost:
         """What the daemon answers to grpc.health.v1, over TCP."""
         with self.endpoint.channel() as channel:
             return status_of(channel, HEALTHY_SECONDS)
+
+    def wait_wiped(self, operation_id: str) -> host_pb2.Operation:
+        """Wait until the data of a deleted volume is gone. Raises LabError."""
+        request = host_pb2.GetOperationRequest(operation_id=operation_id)
+        end = time.monotonic() + HEALTHY_SECONDS
+        with self.endpoint.channel() as channel:
+            stub = host_pb2_grpc.HostServiceStub(channel)
+            while True:
+                operation = stub.GetOperation(request)
+                if operation.state != host_pb2.OPERATION_STATE_RUNNING:
+                    break
+                if time.monotonic() > end:
+                    raise LabError(f"wipe {operation_id} is not done")
+                time.sleep(0.1)
+        if operation.state != host_pb2.OPERATION_STATE_DONE:
+            raise LabError(f"wipe {operation_id}: {operation.error}")
+        return operation
 
     def channel(self) -> grpc.Channel:
         return self.endpoint.channel()
