@@ -94,7 +94,8 @@ class Lio:
     def ensure_target(self, target: Target) -> bool:
         with _refusals(f"export of {target.volume_id}"):
             changed = self._ensure_backstore(target)
-            failpoint("lio-backstore-made")
+            if changed:
+                failpoint("lio-backstore-made")
             tpg = self._tpg(target.iqn)
             changed |= _ensure_folder(tpg.parent) | _ensure_folder(tpg)
             for name, value in TPG_ATTRIBUTES.items():
@@ -102,7 +103,8 @@ class Lio:
             changed |= self._ensure_lun(tpg, target)
             for portal in target.portals:
                 changed |= _ensure_folder(tpg / "np" / portal)
-            failpoint("lio-target-not-enabled")
+            if changed:
+                failpoint("lio-target-not-enabled")
             return changed | _ensure_value(tpg / "enable", "1")
 
     def _ensure_lun(self, tpg: Path, target: Target) -> bool:
@@ -224,12 +226,13 @@ class Lio:
     def ensure_acl(self, iqn: str, acl: Acl) -> None:
         with _refusals(f"access of {acl.initiator}"):
             folder = self._acl(iqn, acl.initiator)
-            _ensure_folder(folder)
+            new = _ensure_folder(folder)
             with suppress(FileNotFoundError):
                 # 0 here would admit this initiator without any CHAP.
                 _ensure_value(folder / "attrib" / "authentication", "-1")
             self._ensure_mapped_lun(iqn, folder)
-            failpoint("lio-acl-without-secret")
+            if new:
+                failpoint("lio-acl-without-secret")
             _ensure_value(folder / "lun_0" / "write_protect", "1" if acl.read_only else "0")
             # Last, so that nobody gets in before the rest is right: an ACL without
             # credentials admits nobody. Without a line end, which would become

@@ -288,23 +288,25 @@ def test_a_volume_in_use_on_the_host_is_not_deleted(lab_host: Host, storage: Sto
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("storage", "missing"), "volume group missing is not there"),
+        (('volume_group = "storage"', 'volume_group = "none"'), "volume group none is not there"),
         (('thin_pool = "thin"', 'thin_pool = "none"'), "storage/none is not an active thin pool"),
-        (('listen = "', 'listne = "'), "listne: is not a known key"),
+        (("[[pool]]", "unknown = 1\n[[pool]]"), "unknown: is not a known key"),
+        (("/root/wrong/state", "/proc/state"), "the state directory /proc/state cannot be used"),
     ],
 )
 def test_a_refusal_to_start_is_one_clear_line(
     storage: StorageHost, change: tuple[str, str], words: str
 ) -> None:
-    text = storage.node.run(["cat", "/etc/targetd/targetd.toml"]).stdout
-    old, new = change
-    wrong = text.replace(f'"{old}"', f'"{new}"') if old == "storage" else text.replace(old, new)
-    storage.node.write("/etc/targetd/wrong.toml", wrong.replace("targetd.sock", "wrong.sock"))
+    text = (
+        'socket = "/root/wrong/targetd.sock"\nstate_directory = "/root/wrong/state"\n'
+        '[[pool]]\nname = "p"\nvolume_group = "storage"\nthin_pool = "thin"\n'
+    )
+    storage.node.write("/root/wrong.toml", text.replace(*change, 1))
     done = storage.node.run(
-        [sys.executable, "-m", "targetd", "--config", "/etc/targetd/wrong.toml"],
+        [sys.executable, "-m", "targetd", "--config", "/root/wrong.toml"],
         environment={"PYTHONPATH": str(ROOT)},
         check=False,
     )
-    assert done.status == 78
+    assert done.status == 78, done.stderr
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
