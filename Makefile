@@ -38,7 +38,7 @@ stubs-check: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate --check
 
 unit: $(VENV)/ready
-	$(PYTHON) -m pytest tests/unit
+	$(PYTHON) -m pytest tests/unit tests/lab -m "not lab"
 
 contract: $(VENV)/ready
 	$(PYTHON) -m pytest tests/contract -m "not lab"

@@ -124,6 +124,7 @@ class Exports:
         try:
             self._lvm.activate(volume)
             self._lio.ensure_target(self.target(volume))
+            self._catalog.degraded.pop(volume.volume_id, None)
         except EngineError as error:
             log.error("volume %s cannot be exported: %s", volume.volume_id, error)
             raise Unavailable(

@@ -65,8 +65,6 @@ def _reconcile_export(catalog: Catalog, exports: Exports, volume_id: str) -> Non
     except (NotFound, Unavailable) as error:
         log.error("export of %s is degraded: %s", volume_id, error)
         catalog.degraded[volume_id] = error.message
-    else:
-        catalog.degraded.pop(volume_id, None)
 
 
 def _remove_orphans(catalog: Catalog, lio: LioEngine, exports: Exports) -> None:

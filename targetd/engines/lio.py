@@ -55,10 +55,14 @@ class Lio:
             )
         self._hbas = {}
         for hba in self._core().glob("iblock_*"):
-            with suppress(OSError):
-                for name in _folders(hba):
-                    self._hbas[name] = hba
-            self._next_hba = max(self._next_hba, int(hba.name.removeprefix("iblock_")) + 1)
+            index = int(hba.name.removeprefix("iblock_"))
+            names = _folders(hba)
+            self._hbas.update(dict.fromkeys(names, hba))
+            if not names and index >= FIRST_HBA_INDEX:
+                # Ours, from a daemon that was killed before it made the backstore.
+                _remove_folder(hba)
+                continue
+            self._next_hba = max(self._next_hba, index + 1)
 
     def _prepare_kernel(self) -> None:
         """Let rtslib load the modules, mount configfs and set the data root."""
@@ -149,6 +153,7 @@ class Lio:
                 return False
             self._remove_backstore(target.volume_id)
         hba = self._new_hba()
+        failpoint("lio-hba-made")
         backstore = hba / name
         self._hbas[name] = hba
         backstore.mkdir()

@@ -44,7 +44,8 @@ def run(argv: Sequence[str], timeout_seconds: float = 120.0) -> Completed:
     for name in ("LVM_SYSTEM_DIR", "HOME"):
         if name in os.environ:
             environment[name] = os.environ[name]
-    with subprocess.Popen(
+    # Not as a context: its end would wait without limit for a child in D state.
+    child = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -54,8 +55,8 @@ def run(argv: Sequence[str], timeout_seconds: float = 120.0) -> Completed:
         errors="replace",
         # A Ctrl-C on the daemon's terminal must not reach an LVM command.
         start_new_session=True,
-    ) as child:
-        stdout, stderr = _wait(child, timeout_seconds)
+    )
+    stdout, stderr = _wait(child, timeout_seconds)
     seconds = time.monotonic() - started
     log.debug("%s: status %d in %.3f s", " ".join(argv), child.returncode, seconds)
     if child.returncode:

@@ -138,6 +138,7 @@ FAILPOINTS = {
     "lvm-create-unsynced": "create",
     "volume-made": "create",
     "export-recorded": "export",
+    "lio-hba-made": "export",
     "lio-backstore-not-enabled": "export",
     "lio-backstore-made": "export",
     "lio-target-not-enabled": "export",
@@ -233,6 +234,9 @@ def _check_agreement(host: Host, backing: LabBacking, name: str) -> None:
     held = {one for one in backing.volumes() if not one.startswith("deleted-")}
     assert held == {f"volume-{volume.volume_id}" for volume in volumes}, name
     assert set(iqns) <= {volume.volume_id for volume in volumes}, name
+    core = "/sys/kernel/config/target/core"
+    found = backing.storage.node.run(["find", core, "-maxdepth", "1", "-name", "iblock_*"]).stdout
+    assert len(found.split()) == len(exports), name
 
 
 def test_a_power_cut_loses_nothing_acknowledged(lab_host: Host, lab_backing: LabBacking) -> None:

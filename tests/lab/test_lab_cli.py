@@ -14,7 +14,6 @@ from lab.__main__ import main
 from lab.errors import MemoryShort, NotRoot, ProgramsMissing, SharedMemory
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")
 
 
 def _lab(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -71,7 +70,7 @@ def lab_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("lab_programs")
-@pytest.mark.skipif(not Path("/dev/net/tun").exists(), reason="no /dev/net/tun")
+@pytest.mark.lab
 def test_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SharedMemory, match="remount,size="):
         preconditions.check(1 << 40)
@@ -80,7 +79,6 @@ def test_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
         preconditions.check(1)
 
 
-@needs_root
 @pytest.mark.lab
 def test_check_says_ready() -> None:
     done = _lab("check")
@@ -88,7 +86,6 @@ def test_check_says_ready() -> None:
     assert "ready" in done.stdout
 
 
-@needs_root
 @pytest.mark.lab
 def test_run_passes_output_and_status() -> None:
     done = _lab("run", "--disk", "64M", "--", "sh", "-c", "lsblk -nbo SIZE /dev/ubda; exit 7")
@@ -96,7 +93,6 @@ def test_run_passes_output_and_status() -> None:
     assert "booting" in done.stderr
 
 
-@needs_root
 @pytest.mark.lab
 def test_prompt_goes_from_node_to_node() -> None:
     done = _lab("run", "--nodes", "2", stdin="hostname\n@host1\nhostname\n@nowhere\nfalse\n")

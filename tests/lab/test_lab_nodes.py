@@ -21,10 +21,7 @@ from lab.network import NAMESPACES
 from lab.node import Disk, Node, Spec
 from lab.preconditions import MEMORY
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root"),
-]
+pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).resolve().parents[2]
 MEBIBYTE = 1 << 20
