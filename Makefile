@@ -24,7 +24,8 @@ $(VENV)/ready: requirements.txt
 	@echo "Making the virtual environment $(VENV) ..."
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "targetd needs Python 3.11 or newer")'
 	@python3 -m venv $(VENV)
-	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(PYTHON) -m pip install --cache-dir build/pip --progress-bar off --disable-pip-version-check \
+	    --require-hashes -r requirements.txt
 	@touch $@
 
 lint: $(VENV)/ready

@@ -15,6 +15,6 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 echo "Installing Debian packages:$missing ..."
 export DEBIAN_FRONTEND=noninteractive
-apt-get update --quiet=2
+apt-get update --quiet=1
 # shellcheck disable=SC2086
-apt-get install --quiet=2 --yes --no-install-recommends $missing > /dev/null
+apt-get install --quiet=1 --yes --no-install-recommends $missing
