@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -53,12 +53,11 @@ class Lab:
         preconditions.check(sum(spec.memory_mib for spec in self._specs))
         _sweep(self.folder.parent)
         self._take_sigterm()
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self._build()
             self._boot()
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         return self
 
     def __exit__(

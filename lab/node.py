@@ -257,8 +257,12 @@ class Node:
     def _disk_folder(self) -> Path:
         return self.folder / "disks"
 
+    def disk(self, name: str) -> Path:
+        """The file behind a disk; what the node has written is in it at once."""
+        return self._disk_folder / name
+
     def _new_disk(self, disk: Disk) -> Path:
-        path = self._disk_folder / disk.name
+        path = self.disk(disk.name)
         with path.open("xb") as file:
             file.truncate(disk.size_bytes)
         self._disks.append(path)

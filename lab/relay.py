@@ -7,22 +7,21 @@ connects on to the node.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
 import threading
 from contextlib import suppress
-from pathlib import Path
 
-CLONE_NEWNET = 0x40000000
+from lab.errors import LabError
+from lab.network import Network
+
 CONNECT_SECONDS = 5.0
 
 
 class Relay:
     """Forwards every connection to its own loopback port; close it when done."""
 
-    def __init__(self, namespace: str, address: str, port: int) -> None:
-        self._namespace = Path("/run/netns") / namespace
+    def __init__(self, network: Network, address: str, port: int) -> None:
+        self._network = network
         self._to = (address, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -35,10 +34,10 @@ class Relay:
                 threading.Thread(target=self._connect, args=(near,), daemon=True).start()
 
     def _connect(self, near: socket.socket) -> None:
-        # A namespace is a thread's own, and this thread ends with its connection.
-        with near, suppress(OSError):
-            _enter(self._namespace)
-            with socket.create_connection(self._to, CONNECT_SECONDS) as far:
+        with near, suppress(OSError, LabError):
+            with self._network.entered():
+                far = socket.create_connection(self._to, CONNECT_SECONDS)
+            with far:
                 far.settimeout(None)
                 back = threading.Thread(target=_pump, args=(far, near), daemon=True)
                 back.start()
@@ -58,15 +57,3 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
     for end in (source, sink):
         with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-
-
-def _enter(namespace: Path) -> None:
-    # os.setns came with Python 3.12.
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor = os.open(namespace, os.O_RDONLY)
-    try:
-        if libc.setns(descriptor, CLONE_NEWNET):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
-    finally:
-        os.close(descriptor)

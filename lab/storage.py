@@ -72,7 +72,7 @@ class StorageHost:
     def __init__(self, node: Node) -> None:
         self.node = node
         self._authority = Authority()
-        self._relay = Relay(node.network.namespace, node.address, GRPC_PORT)
+        self._relay = Relay(node.network, node.address, GRPC_PORT)
         self._server = self._authority.issue(node.name, (node.address, "127.0.0.1"))
         self.endpoint = Endpoint(f"127.0.0.1:{self._relay.port}", self._client_files())
 

@@ -156,7 +156,6 @@ class Operation:
 
     operation_id: str
     volume_id: str
-    pool: str
     state: OperationState
     done_bytes: int
     total_bytes: int

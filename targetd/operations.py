@@ -44,7 +44,6 @@ class Wipes:
         operation = Operation(
             operation_id=retired.operation_id,
             volume_id=retired.operation_id[:UUID_LENGTH],
-            pool=retired.pool.name,
             state=OperationState.RUNNING,
             done_bytes=0,
             total_bytes=retired.size_bytes,

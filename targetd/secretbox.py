@@ -17,9 +17,8 @@ NONCE_BYTES = 12
 # No characters that look alike, none that a URL or a shell would read.
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
 USERNAME_LENGTH = 20
-# Windows initiators take 12 to 16 characters; RFC 7143 wants 96 bits or more,
-# and 16 of these 57 characters have 93 against 12 random bytes' 96: the most
-# that every initiator can take.
+# Windows initiators take 12 to 16 characters, so this is the most that every
+# initiator takes. 16 of these 57 characters hold 93 bits; RFC 7143 asks for 96.
 PASSWORD_LENGTH = 16
 
 

@@ -77,14 +77,10 @@ class State:
 
     @contextmanager
     def _changes(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
+        # The connection as a context commits, or rolls back on any exception.
+        with self._lock, self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
+            yield self._database
 
     def close(self) -> None:
         with self._lock:

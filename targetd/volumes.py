@@ -216,16 +216,25 @@ class Volumes:
         A power cut can leave a thin volume in LVM's metadata that its pool does
         not know; it cannot be activated, and nobody was told of it.
         """
-        for volume in self._lvm.volumes():
-            if volume.volume_id != volume_id:
-                continue
-            try:
-                self._lvm.activate(volume)
-                self._catalog.volumes[volume_id] = volume
-            except EngineError as error:
-                log.warning("volume %s was left half-made; removing it: %s", volume_id, error)
-                self._lvm.remove(volume)
+        try:
+            for volume in self._lvm.volumes():
+                if volume.volume_id == volume_id:
+                    self._heal(volume)
+        except EngineError as error:
+            # The record of the creation stays, so that the next start tries again.
+            log.error("volume %s cannot be healed yet: %s", volume_id, error)
+            return
         self._state.end_creating(volume_id)
+
+    def _heal(self, volume: Volume) -> None:
+        try:
+            self._lvm.activate(volume)
+        except EngineError as error:
+            log.warning("volume %s was left half-made; removing it: %s", volume.volume_id, error)
+            self._lvm.remove(volume)
+            self._catalog.volumes.pop(volume.volume_id, None)
+        else:
+            self._catalog.volumes[volume.volume_id] = volume
 
     def extend(self, volume_id: str, size_bytes: int, deadline: Deadline) -> Volume:
         def work() -> Volume:

@@ -71,7 +71,7 @@ class VolumeWorkers:
                 deadline.check()
                 future.set_result(work())
             # The outer loop of a worker: whatever it is, the caller is to get it.
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:  # noqa: BLE001 - said above
                 if deadline.passed() and not isinstance(error, DeadlineExceeded):
                     log.warning("volume %s: failed after its caller left: %s", volume_id, error)
                 future.set_exception(error)

@@ -266,9 +266,15 @@ class Lvm:
                 if needed_bytes and self._lacks_space(pool, needed_bytes):
                     raise NoSpace(f"pool {pool.name} has no {needed_bytes} bytes free") from error
                 raise
-            for device in self._devices[pool.volume_group]:
+            self._flush(pool.volume_group)
+
+    def _flush(self, group: str) -> None:
+        for device in self._devices[group]:
+            try:
                 with _opened(device, os.O_RDONLY) as descriptor:
                     os.fsync(descriptor)
+            except OSError as error:
+                raise EngineError(f"{device} cannot be flushed: {error}") from error
 
     def _lacks_space(self, pool: PoolConfig, needed_bytes: int) -> bool:
         """Ask for the figures: LVM's error texts may change between releases."""

@@ -71,10 +71,12 @@ Type=notify
 ExecStart=/usr/bin/python3 /usr/local/bin/notifier.py
 """
 HARNESS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from lab.lab import Lab
 from lab.node import Spec
+# A test run in the background of a shell inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with Lab(Path(sys.argv[1]), [Spec("one")]) as lab:
     print(lab.network.namespace, flush=True)
     time.sleep(1000)

@@ -115,7 +115,7 @@ class VolumeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteVolume(self, request, context):
-        """FAILED_PRECONDITION while the volume has connections. The name is free as
+        """FAILED_PRECONDITION while the volume is exported or has connections. The name is free as
         soon as the call returns; a wipe may go on as an operation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

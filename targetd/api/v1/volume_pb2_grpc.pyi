@@ -44,7 +44,7 @@ class VolumeServiceStub:
     ExtendVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ExtendVolumeRequest, _volume_pb2.Volume]
     """Grows a volume; it may be attached. Shrinking is never done."""
     DeleteVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.DeleteVolumeRequest, _volume_pb2.DeleteVolumeResponse]
-    """FAILED_PRECONDITION while the volume has connections. The name is free as
+    """FAILED_PRECONDITION while the volume is exported or has connections. The name is free as
     soon as the call returns; a wipe may go on as an operation.
     """
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_volume_pb2.CreateSnapshotRequest, _volume_pb2.Snapshot]
@@ -62,7 +62,7 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     ExtendVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.ExtendVolumeRequest, _volume_pb2.Volume]  # type: ignore[assignment]
     """Grows a volume; it may be attached. Shrinking is never done."""
     DeleteVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.DeleteVolumeRequest, _volume_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
-    """FAILED_PRECONDITION while the volume has connections. The name is free as
+    """FAILED_PRECONDITION while the volume is exported or has connections. The name is free as
     soon as the call returns; a wipe may go on as an operation.
     """
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_volume_pb2.CreateSnapshotRequest, _volume_pb2.Snapshot]  # type: ignore[assignment]
@@ -107,7 +107,7 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _volume_pb2.DeleteVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_volume_pb2.DeleteVolumeResponse, _abc.Awaitable[_volume_pb2.DeleteVolumeResponse]]:
-        """FAILED_PRECONDITION while the volume has connections. The name is free as
+        """FAILED_PRECONDITION while the volume is exported or has connections. The name is free as
         soon as the call returns; a wipe may go on as an operation.
         """
 

@@ -1,0 +1,68 @@
+"""What a crash left of a creation, on engines that fail as LVM does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from targetd.config import Config
+from targetd.daemon import Daemon
+from targetd.engines.interface import EngineError
+from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
+from targetd.model import Volume
+from targetd.secretbox import SecretBox, load_key
+from targetd.state import State
+from tests.hosts import POOLS
+
+VOLUME = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+SIZE = 4 << 20
+
+
+class BrokenLvm(SimulatedLvm):
+    """One volume that cannot be activated, and that may not be removable either."""
+
+    removable = True
+
+    def activate(self, volume: Volume) -> None:
+        raise EngineError("reload ioctl failed: No data available")
+
+    def remove(self, volume: Volume) -> None:
+        if not self.removable:
+            raise EngineError("lvremove failed")
+        super().remove(volume)
+
+
+def started(tmp_path: Path, lvm: BrokenLvm) -> list[str]:
+    """Start and stop a daemon after a begun creation; returns what it has still begun."""
+    path = tmp_path / "state"
+    path.mkdir()
+    box = SecretBox(load_key(path / "host.key", create=True))
+    state = State(path / "state.sqlite", box)
+    state.begin_creating(VOLUME)
+    state.close()
+    config = Config(
+        pools=POOLS,
+        state_directory=path,
+        socket=tmp_path / "run" / "targetd.sock",
+        portal_addresses=("192.0.2.1",),
+    )
+    daemon = Daemon(config, lvm, SimulatedLio(SimulatedHost()))
+    daemon.start()
+    daemon.stop()
+    state = State(path / "state.sqlite", box)
+    begun = state.creating()
+    state.close()
+    return begun
+
+
+def test_a_half_made_volume_is_removed(tmp_path: Path) -> None:
+    lvm = BrokenLvm(POOLS, SimulatedHost())
+    lvm.create(VOLUME, POOLS[1], SIZE, False)
+    assert started(tmp_path, lvm) == []
+    assert lvm.volumes() == []
+
+
+def test_one_that_cannot_be_healed_does_not_stop_the_start(tmp_path: Path) -> None:
+    lvm = BrokenLvm(POOLS, SimulatedHost())
+    lvm.removable = False
+    lvm.create(VOLUME, POOLS[1], SIZE, False)
+    assert started(tmp_path, lvm) == [VOLUME], "the next start tries again"
