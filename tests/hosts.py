@@ -25,10 +25,13 @@ from targetd.api.v1 import (
 from targetd.config import Config
 from targetd.daemon import Daemon
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
-from targetd.model import PoolConfig
+from targetd.model import PoolConfig, WipePolicy
 
 MEBIBYTE = 1 << 20
-POOLS = (PoolConfig("thick", "storage"), PoolConfig("thin", "storage", "thin"))
+POOLS = (
+    PoolConfig("thick", "storage"),
+    PoolConfig("thin", "storage", "thin", WipePolicy.NONE),
+)
 SIMULATED_POOL_BYTES = 3 << 30
 INITIATORS = ("a", "b")
 
@@ -159,8 +162,10 @@ class SimulatedBacking:
         return {iqn: set(self.lio.acls(iqn)) for iqn in self.lio.targets()}
 
     def volumes(self) -> set[str]:
-        names = {f"volume-{volume.volume_id}" for volume in self.lvm.volumes()}
-        return names | {f"deleted-{retired.operation_id}" for retired in self.lvm.retired()}
+        found = self.lvm.inventory()
+        names = {volume.lv_name for volume in found.volumes}
+        names |= {snapshot.lv_name for snapshot in found.snapshots}
+        return names | {f"deleted-{retired.operation_id}" for retired in found.retired}
 
     def restart(self) -> None:
         self._daemon.stop()
