@@ -164,6 +164,11 @@ class Reconciler:
 
     # Any time
 
+    def run_on_request(self) -> Report:
+        """All that a periodic pass does, without its pauses."""
+        self._look_after_the_rest()
+        return self.run()
+
     def run(self, at_once: int = AT_ONCE) -> Report:
         """Compare every export with the kernel, and put it right."""
         volume_ids = [export.volume_id for export in self._catalog.exports()]
@@ -227,9 +232,7 @@ class Reconciler:
                 log.exception("a periodic reconcile failed")
 
     def _pass(self) -> None:
-        self._operations.retry_failed()
-        self._copies.let_go_of_all_done()
-        self._refresh_snapshots()
+        self._look_after_the_rest()
         for portal in missing_listeners(self._naming.portals, self._catalog.exports()):
             log.error("no socket listens on portal %s: initiators cannot log in there", portal)
         for export in self._catalog.exports():
@@ -237,6 +240,15 @@ class Reconciler:
                 return
             for volume_id, what in self._checked(export.volume_id).drifts:
                 log.warning("volume %s: %s was not as it must be; put right", volume_id, what)
+
+    def _look_after_the_rest(self) -> None:
+        """What is not of one export."""
+        self._operations.retry_failed()
+        self._copies.let_go_of_all_done()
+        try:
+            self._refresh_snapshots()
+        except EngineError as error:
+            log.error("LVM does not report the snapshots: %s", error)
 
     def _refresh_snapshots(self) -> None:
         """Read again how full thick snapshots are, where there are any."""

@@ -61,6 +61,9 @@ class SimulatedLvm:
         self._retired: dict[str, RetiredVolume] = {}
         # Logical volumes that are not ours, by "group/name".
         self.foreign: dict[str, int] = {}
+        # Each step of long work waits for it.
+        self.may_step = threading.Event()
+        self.may_step.set()
 
     def start(self) -> None:
         return None
@@ -178,7 +181,7 @@ class SimulatedLvm:
         return self._volumes if isinstance(volume, Volume) else self._snapshots
 
     def wipe(self, retired: RetiredVolume, start_bytes: int, step_bytes: int) -> Iterator[int]:
-        yield from _steps(retired.size_bytes, start_bytes, step_bytes)
+        yield from self._steps(retired.size_bytes, start_bytes, step_bytes)
 
     def remove_retired(self, retired: RetiredVolume) -> None:
         with self._host.lock:
@@ -187,16 +190,16 @@ class SimulatedLvm:
     def copy(
         self, volume: Volume, origin: Origin, start_bytes: int, step_bytes: int
     ) -> Iterator[int]:
-        yield from _steps(origin.size_bytes, start_bytes, step_bytes)
+        yield from self._steps(origin.size_bytes, start_bytes, step_bytes)
+
+    def _steps(self, size_bytes: int, start_bytes: int, step_bytes: int) -> Iterator[int]:
+        for start in range(start_bytes, size_bytes, step_bytes):
+            self.may_step.wait()
+            yield min(start + step_bytes, size_bytes)
 
     def _refuse_in_use(self, volume: Origin) -> None:
         if volume.device_path in self._host.held_devices:
             raise StillInUse(volume.device_path)
-
-
-def _steps(size_bytes: int, start_bytes: int, step_bytes: int) -> Iterator[int]:
-    for start in range(start_bytes, size_bytes, step_bytes):
-        yield min(start + step_bytes, size_bytes)
 
 
 class SimulatedLio:

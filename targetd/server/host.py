@@ -96,7 +96,7 @@ class HostService(host_pb2_grpc.HostServiceServicer):
             violations.raise_if_any()
             report = self._reconciler.run_one(request.volume_id, deadline_of(context))
         else:
-            report = self._reconciler.run()
+            report = self._reconciler.run_on_request()
         return host_pb2.ReconcileResponse(
             exports_checked=report.checked,
             drifts=[host_pb2.Drift(volume_id=volume, what=what) for volume, what in report.drifts],
