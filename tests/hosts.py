@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from unittest.mock import patch
 
 import grpc
@@ -161,6 +161,7 @@ class SimulatedBacking:
     """A daemon in this process, on simulated engines, behind its real unix socket."""
 
     lio_class = SimulatedLio
+    options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, folder: Path) -> None:
         self._config = Config(
@@ -168,6 +169,7 @@ class SimulatedBacking:
             state_directory=folder / "state",
             socket=folder / "run" / "targetd.sock",
             portal_addresses=("192.0.2.1",),
+            **self.options,
         )
         self.endpoint = Endpoint(f"unix:{self._config.socket}")
         self._host = SimulatedHost()

@@ -275,9 +275,16 @@ class Lvm:
         """Part a snapshot from its origin, so that its own space can be overwritten."""
         lvm_command.run("lvconvert", "--yes", "--splitsnapshot", _retired_path(retired))
 
+    def _is_attached(self, retired: RetiredVolume) -> bool:
+        """An earlier try may have parted it already."""
+        return any(
+            one.operation_id == retired.operation_id and one.attached
+            for one in self.inventory().retired
+        )
+
     def wipe(self, retired: RetiredVolume, start_bytes: int, step_bytes: int) -> Iterator[int]:
         device = f"/dev/{_retired_path(retired)}"
-        if os.path.exists(_mapper_path(retired.pool, _retired_name(retired), "-cow")):
+        if retired.attached and self._is_attached(retired):
             with self._changing(retired.pool):
                 self._split(retired)
         if not os.path.exists(device):
@@ -352,12 +359,7 @@ def _retired_path(retired: RetiredVolume) -> str:
     return f"{retired.pool.volume_group}/{_retired_name(retired)}"
 
 
-def _mapper_path(pool: PoolConfig, lv_name: str, layer: str) -> str:
-    """The device-mapper node of one layer of a logical volume."""
-    group, name = (part.replace("-", "--") for part in (pool.volume_group, lv_name))
-    return f"/dev/mapper/{group}-{name}{layer}"
-
-
 def _space_path(snapshot: Snapshot) -> str:
-    """The device that holds a thick snapshot's changes."""
-    return _mapper_path(snapshot.pool, snapshot.lv_name, "-cow")
+    """The device-mapper node that holds a thick snapshot's changes."""
+    group, name = snapshot.pool.volume_group, snapshot.lv_name
+    return f"/dev/mapper/{group.replace('-', '--')}-{name.replace('-', '--')}-cow"
