@@ -19,7 +19,13 @@ from targetd.engines.interface import (
     Origin,
     RetiredVolume,
 )
-from targetd.engines.lvm_checks import check_group, check_scanning, check_thin_zeroes, thin_pool_row
+from targetd.engines.lvm_checks import (
+    CHECK_COLUMNS,
+    check_group,
+    check_scanning,
+    check_thin_zeroes,
+    thin_pool_row,
+)
 from targetd.engines.lvm_command import Row
 from targetd.engines.lvm_records import (
     COLUMNS,
@@ -64,14 +70,16 @@ class Lvm:
 
     def start(self) -> None:
         check_scanning()
+        # All that the host has: LVM fails for a name that is not there.
+        found = {row["vg_name"]: row for row in lvm_command.report("vgs", CHECK_COLUMNS)}
         for group in self._groups:
-            check_group(group)
+            check_group(group, found.get(group))
+            self._extent_bytes[group] = int(found[group]["vg_extent_size"])
         self._devices = self._physical_volumes()
         rows = self._pool_rows()
         for pool in self._pools:
             if pool.provisioning is Provisioning.THIN:
                 check_thin_zeroes(pool, thin_pool_row(pool, rows))
-        self.pools()
 
     def _physical_volumes(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {group: [] for group in self._groups}
