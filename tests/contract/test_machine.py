@@ -342,7 +342,7 @@ COMMON: Mapping[str, Any] = {
 }
 SIMULATED = settings(max_examples=80, stateful_step_count=50, **COMMON)
 # Where each step costs a hundred times as much, a failure is shown as it was found.
-LAB = settings(max_examples=3, stateful_step_count=50, phases=[Phase.generate], **COMMON)
+LAB = settings(max_examples=2, stateful_step_count=50, phases=[Phase.generate], **COMMON)
 # What a run must have come across, or it has shown little.
 REACHED = {
     *(("create", reason) for reason in ("", "ALREADY_EXISTS", "RESOURCE_EXHAUSTED")),
