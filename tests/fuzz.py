@@ -130,8 +130,9 @@ class Palette:
         self.good = {
             "volume_id": uuids,
             "snapshot_id": uuids,
-            "source_snapshot_id": ("", "", "", *uuids),
-            "source_volume_id": ("", "", "", *uuids),
+            # Mostly none, or hardly any volume would come to be.
+            "source_snapshot_id": ("",) * 60 + uuids,
+            "source_volume_id": ("",) * 60 + uuids,
             "attachment_id": self.attachment_ids,
             "pool": self.pools,
             "initiator": (*self.initiators, *(one.upper() for one in self.initiators)),
@@ -142,7 +143,7 @@ class Palette:
             "mountpoint": ("", "/mnt"),
             "page_token": ("", "after:", f"after:{self.volume_ids[0]}"),
             "page_size": (0, 1, 1000),
-            "size_bytes": (1, 4 << 20, 8 << 20, 1 << 42),
+            "size_bytes": (1, 4 << 20, 4 << 20, 8 << 20, 1 << 50),
             "reserve_bytes": (0, 4 << 20),
             "operation_id": (f"{self.volume_ids[0]}-0123456789ab",),
             "lv_name": ("", "mine", f"volume-{self.volume_ids[0]}"),
@@ -215,7 +216,7 @@ class Fuzzer:
         if one.message_type is not None:
             return self._message(one.message_type, hostility)
         if one.type == FieldDescriptor.TYPE_BOOL:
-            return chance.random() < 0.3
+            return chance.random() < 0.15
         if one.enum_type is not None:
             known = [value.number for value in one.enum_type.values]
             return chance.choice(HOSTILE_INTEGERS) if hostile else chance.choice(known)
