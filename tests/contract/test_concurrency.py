@@ -287,7 +287,6 @@ def test_a_crowd(host: Host, caller: Caller) -> None:
     print(f"{seen.total()} calls: {dict(seen)}")
 
 
-@pytest.mark.xfail(reason="BUG: an identity is nobody's while its volume is made", strict=True)
 def test_ids_that_initiators_confuse_at_once(
     simulated_backing: SimulatedBacking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,10 +294,10 @@ def test_ids_that_initiators_confuse_at_once(
     begun, go_on = threading.Event(), threading.Event()
     make = simulated_backing.lvm.create
 
-    def create(volume_id: str, pool: PoolConfig, size_bytes: int, multi_attach: bool) -> Volume:
+    def create(volume: Volume) -> Volume:
         begun.set()
         go_on.wait()
-        return make(volume_id, pool, size_bytes, multi_attach)
+        return make(volume)
 
     monkeypatch.setattr(simulated_backing.lvm, "create", create)
     twins = [str(uuid.UUID(int=1 << 100 | number)) for number in (1, 2)]
@@ -313,7 +312,6 @@ def test_ids_that_initiators_confuse_at_once(
     host.close()
 
 
-@pytest.mark.xfail(reason="BUG: a creation that failed keeps the identity it claimed", strict=True)
 def test_a_failed_creation_claims_no_identity(simulated_backing: SimulatedBacking) -> None:
     host = Host(simulated_backing)
     one, other = (f"{uuid.UUID(int=1 << 100 | number)}" for number in (1, 2))

@@ -278,7 +278,6 @@ def check_commands(backing: LabBacking) -> None:
     assert backing.storage.node.run(["test", "-e", CANARY], check=False).status == 1
 
 
-@pytest.mark.xfail(reason="BUG: streams are refused without ErrorInfo", strict=True)
 def test_a_refused_stream_says_why(process: SimulatedProcess) -> None:
     host = Host(cast(Backing, process))
     with pytest.raises(grpc.RpcError) as caught:
