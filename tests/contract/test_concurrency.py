@@ -8,14 +8,15 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import pytest
 
 from targetd.api.v1 import export_pb2, volume_pb2
-from targetd.model import PoolConfig, Volume
+from targetd.model import Acl, PoolConfig, Volume
 from targetd.workers import QUEUE_LENGTH_MAX
 from tests.answers import answer_of, check_agreement, listing
 from tests.hosts import MEBIBYTE, Host, LabBacking, SimulatedBacking
@@ -217,6 +218,39 @@ def test_more_callers_than_may_wait_are_sent_away(host: Host, caller: Caller) ->
     assert set(seen) <= {"", "BUSY"}
     assert seen[""] >= 5 * QUEUE_LENGTH_MAX
     print(f"answers: {dict(seen)}")
+
+
+def test_exactly_so_many_wait_for_a_stuck_volume(
+    simulated_backing: SimulatedBacking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = Host(simulated_backing)
+    caller = Caller(host)
+    volume_id, other = exported(host, caller), exported(host, caller)
+    go_on, ensure = threading.Event(), simulated_backing.lio.ensure_acl
+
+    def ensure_acl(iqn: str, acl: Acl) -> None:
+        if iqn.endswith(volume_id):
+            go_on.wait()
+        ensure(iqn, acl)
+
+    monkeypatch.setattr(simulated_backing.lio, "ensure_acl", ensure_acl)
+    too_many = 5
+    with ThreadPoolExecutor(QUEUE_LENGTH_MAX + too_many) as threads:
+        calls = [
+            threads.submit(caller.attach, volume_id, "a", str(number))
+            for number in range(QUEUE_LENGTH_MAX + too_many)
+        ]
+        # Those sent away are told so at once; the volume beside goes on meanwhile.
+        sent_away = list(islice(as_completed(calls), too_many))
+        assert {call.result()[0] for call in sent_away} == {"BUSY"}
+        assert caller.attach(other)[0] == ""
+        go_on.set()
+        assert reasons(call.result() for call in calls) == [
+            *[""] * QUEUE_LENGTH_MAX,
+            *["BUSY"] * too_many,
+        ]
+    assert len(check_agreement(host).connections) == QUEUE_LENGTH_MAX + 1
+    host.close()
 
 
 def test_many_volumes_at_once(host: Host, caller: Caller) -> None:
