@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -105,6 +106,7 @@ class Ledger:
         self.volumes: dict[str, VolumeState] = {}
         self.acknowledged = 0
         self._in_flight: dict[str, Call] = {}
+        self._counting = threading.Lock()
 
     def copy(self) -> Ledger:
         """As it is now; states are never changed, only exchanged."""
@@ -123,7 +125,8 @@ class Ledger:
     def acknowledge(self, volume_id: str, after: VolumeState | None) -> None:
         del self._in_flight[volume_id]
         self._put(volume_id, after)
-        self.acknowledged += 1
+        with self._counting:
+            self.acknowledged += 1
 
     def _put(self, volume_id: str, state: VolumeState | None) -> None:
         if state is None:

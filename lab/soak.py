@@ -31,7 +31,10 @@ from lab.storage import StorageHost, spec
 from lab.verify import verify
 
 WORKERS = 4
-LOAD_SECONDS_MIN, LOAD_SECONDS_MAX = 0.1, 5.0
+# A cut comes after so many acknowledgements, which a slow machine does not change,
+# and then at a moment of its own.
+ACKNOWLEDGED_MAX = 40
+MOMENT_SECONDS_MAX = 0.5
 # How often the power goes again while the host comes back, and when.
 AGAIN = 0.25
 AGAIN_SECONDS = (0.5, 7.0)
@@ -93,12 +96,12 @@ class Soak:
         initiator: Initiator,
         seed: int,
         tell: Callable[[str], None],
-        load_seconds_max: float = LOAD_SECONDS_MAX,
+        acknowledged_max: int = ACKNOWLEDGED_MAX,
     ) -> None:
         self._storage = storage
         self._initiator = initiator
         self._tell = tell
-        self._load_seconds_max = load_seconds_max
+        self._acknowledged_max = acknowledged_max
         self._rng = random.Random(seed)
         self._ledger = Ledger()
         self._workers = [
@@ -108,19 +111,22 @@ class Soak:
         self.counts = Counts()
 
     def run(self, cuts: int) -> Counts:
-        while self.counts.cuts < cuts:
-            self._cycle(cuts)
+        try:
+            while self.counts.cuts < cuts:
+                self._cycle(cuts)
+        finally:
+            self.counts.acknowledged = self._ledger.acknowledged
         return self.counts
 
     def _cycle(self, cuts: int) -> None:
-        before = self.counts.acknowledged
-        seconds = self._rng.uniform(LOAD_SECONDS_MIN, self._load_seconds_max)
-        self._load(seconds)
-        self.counts.cuts += 1
-        self.counts.acknowledged = self._ledger.acknowledged
-        waiting = self._ledger.in_flight
+        before = self._ledger.acknowledged
+        wanted = self._rng.randint(0, self._acknowledged_max)
         started = time.monotonic()
-        told = f"after {seconds:.1f} s"
+        self._load(before + wanted, self._rng.uniform(0.0, MOMENT_SECONDS_MAX))
+        self.counts.cuts += 1
+        waiting = self._ledger.in_flight
+        told = f"after {time.monotonic() - started:.1f} s"
+        started = time.monotonic()
         if self.counts.cuts < cuts and self._rng.random() < AGAIN:
             told += f" and again {self._cut_again():.1f} s later"
         self._recover()
@@ -133,7 +139,7 @@ class Soak:
             worker.settle()
         self._tell(
             f"cut {self.counts.cuts} of {cuts}, {told}: "
-            f"{self.counts.acknowledged - before} acknowledged, "
+            f"{self._ledger.acknowledged - before} acknowledged, "
             f"{', '.join(waiting) or 'nothing'} in flight; back in {back:.1f} s; "
             f"{len(self._ledger.volumes)} volumes, {_verdict(findings)}"
         )
@@ -142,8 +148,9 @@ class Soak:
         if findings.lines:
             self._tell(self._storage.journal())
 
-    def _load(self, seconds: float) -> None:
-        """Work until the power goes. Raises what a call was refused with before that."""
+    def _load(self, acknowledged: int, moment: float) -> None:
+        """Work until that much is acknowledged in all, and a moment more; then the power
+        goes. Raises what a call was refused with before that."""
         stop = threading.Event()
         channel = self._storage.channel()
         client = Client(channel)
@@ -152,7 +159,7 @@ class Soak:
         with ThreadPoolExecutor(WORKERS) as threads:
             running = [threads.submit(worker.run, client, stop) for worker in self._workers]
             try:
-                _wait(running, seconds)
+                self._wait(running, acknowledged, moment)
             finally:
                 stop.set()
                 self._storage.node.power_cut()
@@ -160,6 +167,12 @@ class Soak:
                 channel.close()
         for future in running:
             future.result()
+
+    def _wait(self, running: list[Future[None]], acknowledged: int, moment: float) -> None:
+        """Not longer than all of them go on: none ends before it is told to."""
+        while self._ledger.acknowledged < acknowledged and not any(f.done() for f in running):
+            time.sleep(0.005)
+        time.sleep(moment)
 
     def _cut_again(self) -> float:
         """Cut the power while the host and its daemon come back."""
@@ -226,13 +239,6 @@ class Soak:
             self._initiator.logout(properties)
 
 
-def _wait(running: list[Future[None]], seconds: float) -> None:
-    """Not longer than the first of them goes on: none ends before it is told to."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not any(future.done() for future in running):
-        time.sleep(min(0.02, max(0.0, end - time.monotonic())))
-
-
 def _verdict(findings: Findings) -> str:
     if not findings.lines:
         return "nothing lost, leaked or orphaned"
@@ -265,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
             soak.run(given.cuts)
     except KeyboardInterrupt:
         status = 130
-    except LabError as error:
+    except (LabError, grpc.RpcError) as error:
         print(f"soak: {error}", file=sys.stderr)
         status = 1
     print(f"\n{counts.table()}\nseed          {seed}\n{time.monotonic() - started:.0f} s")

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.lab
 
 SEED = 20260101
 CUTS = 12
-LOAD_SECONDS_MAX = 3.0
+ACKNOWLEDGED_MAX = 25
 ACKNOWLEDGED_MIN = 100
 
 
@@ -21,7 +21,7 @@ def test_power_cuts_at_random_moments(lab_host: Host, lab_backing: LabBacking) -
         lab_backing.initiators["a"],
         SEED,
         print,
-        load_seconds_max=LOAD_SECONDS_MAX,
+        acknowledged_max=ACKNOWLEDGED_MAX,
     )
     counts = soak.run(CUTS)
     print(counts.table())
