@@ -143,6 +143,14 @@ def _zero(disk: int, entry: Entry) -> None:
             at = stop
 
 
-def some(entries: Iterable[Entry], rng: random.Random) -> list[Entry]:
-    """Of writes that were still in a cache: which the disk happened to have kept."""
-    return [piece for entry in entries for piece in entry.pieces() if rng.random() < 0.5]
+def some(entries: Iterable[Entry], rng: random.Random, ordered_bytes: int = 0) -> list[Entry]:
+    """Of writes that were still in a cache: which the disk happened to have kept.
+
+    Any of them, but for those in the first ``ordered_bytes`` of the disk: of them
+    those that came first.
+    """
+    pieces = [piece for entry in entries for piece in entry.pieces()]
+    ordered = [piece for piece in pieces if piece.start < ordered_bytes]
+    kept = set(map(id, ordered[: rng.randint(0, len(ordered))]))
+    kept |= {id(one) for one in pieces if one.start >= ordered_bytes and rng.random() < 0.5}
+    return [piece for piece in pieces if id(piece) in kept]

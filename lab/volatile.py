@@ -33,6 +33,10 @@ SIZES = {VOLUMES: 4 * GIBIBYTE, STATE: 256 * MEBIBYTE}
 DISKS = {VOLUMES: "/dev/ubda", STATE: "/dev/ubdc"}
 LOGS = {VOLUMES: "/dev/ubdb", STATE: "/dev/ubdd"}
 LOG_BYTES = 4 * GIBIBYTE
+# At the start of the disk. LVM writes its metadata and then the header that points to
+# it without a flush between: a disk that keeps the second without the first has lost
+# the volume group, whatever a caller of LVM does (docs/limitations.md).
+LVM_METADATA_BYTES = MEBIBYTE
 SECTOR = 512
 MARKER_PORT = 7789
 TICK_MILLISECONDS = 5
@@ -228,7 +232,9 @@ class Recording:
                     volumes=group.start,
                     state=before.state,
                     acknowledged=self._counts[number],
-                    more_volumes=logwrites.some((self.volumes.entries[n] for n in group), rng),
+                    more_volumes=logwrites.some(
+                        (self.volumes.entries[n] for n in group), rng, LVM_METADATA_BYTES
+                    ),
                 )
                 cuts.append(cut)
         return cuts
