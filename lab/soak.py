@@ -103,6 +103,8 @@ class Soak:
         self._tell = tell
         self._acknowledged_max = acknowledged_max
         self._rng = random.Random(seed)
+        # Its own: how much there is to choose from must not move the next cuts.
+        self._login_rng = random.Random(f"{seed}/login")
         self._ledger = Ledger()
         self._workers = [
             Worker(f"load-{n}", random.Random(f"{seed}/{n}"), storage, self._ledger)
@@ -218,7 +220,7 @@ class Soak:
         ]
         if not granted:
             return []
-        volume_id, content, attachment = self._rng.choice(granted)
+        volume_id, content, attachment = self._login_rng.choice(granted)
         try:
             found = self._read(attachment)
         except LabError as error:
