@@ -162,6 +162,9 @@ class Soak:
             running = [threads.submit(worker.run, client, stop) for worker in self._workers]
             try:
                 self._wait(running, acknowledged, moment)
+                if any(future.done() for future in running):
+                    # A call was refused; why is in the journal, which goes with the power.
+                    self._tell(self._storage.journal())
             finally:
                 stop.set()
                 self._storage.node.power_cut()
