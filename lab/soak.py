@@ -274,7 +274,8 @@ def main(arguments: list[str] | None = None) -> int:
             soak = Soak(storage, initiator, seed, lambda line: print(line, flush=True))
             counts = soak.counts
             soak.run(given.cuts)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
+        # The lab makes the second of SIGTERM.
         status = 130
     except (LabError, grpc.RpcError) as error:
         print(f"soak: {error}", file=sys.stderr)
