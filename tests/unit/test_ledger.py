@@ -136,7 +136,7 @@ def test_agreement_is_seen() -> None:
     ("path", "value", "words"),
     [
         ("logical_volumes/volume-x", 4 << 20, "logical volumes without volumes"),
-        (f"logical_volumes/volume-{ID}", None, "volumes without logical volumes"),
+        (f"logical_volumes/volume-{ID}", None, "volumes and snapshots without logical volumes"),
         (f"logical_volumes/volume-{ID}", 8 << 20, "8388608 bytes in LVM"),
         ("targets/iqn.2026-01.org.example:y", {}, "targets without exports"),
         (f"targets/{IQN}", None, "exports without targets"),
