@@ -37,7 +37,15 @@ def with_mutual(credentials: Credentials) -> Credentials:
 
 
 def _random_text(length: int) -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+    """Each character as likely as any other; a byte that would favour some is left out."""
+    even = 256 - 256 % len(ALPHABET)
+    text = ""
+    while len(text) < length:
+        # Some more than needed: asking the kernel for each costs more than all else here.
+        text += "".join(
+            ALPHABET[byte % len(ALPHABET)] for byte in os.urandom(2 * length) if byte < even
+        )
+    return text[:length]
 
 
 class SecretBox:

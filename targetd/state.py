@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,8 @@ class State:
     def __init__(self, path: Path, box: SecretBox) -> None:
         self._box = box
         self._lock = threading.Lock()
+        # Connections whose records go with the next change.
+        self._forgotten: list[tuple[str, str]] = []
         try:
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             try:
@@ -126,6 +128,19 @@ class State:
         with self._changes() as database:
             if not database.execute("SELECT 1 FROM host").fetchone():
                 database.execute("INSERT INTO host VALUES (?)", (str(uuid.uuid4()),))
+        self._lengthen_log()
+
+    def _lengthen_log(self) -> None:
+        """Give the log its full length now: a commit that lengthens it takes twice as long."""
+        execute = self._database.execute
+        (pages,) = execute("PRAGMA wal_autocheckpoint").fetchone()
+        (page_bytes,) = execute("PRAGMA page_size").fetchone()
+        execute("DROP TABLE IF EXISTS filling")
+        execute("CREATE TABLE filling (data BLOB) STRICT")
+        execute("INSERT INTO filling VALUES (zeroblob(?))", (pages * page_bytes,))
+        execute("DROP TABLE filling")
+        # From here on it is written again from its beginning.
+        execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     @contextmanager
     def _changes(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -138,7 +153,9 @@ class State:
                     # The connection as a context commits, or rolls back on any exception.
                     with self._database:
                         self._database.execute("BEGIN IMMEDIATE")
+                        self._forget()
                         yield self._database
+                    self._forgotten.clear()
                 finally:
                     if not durable:
                         self._database.execute("PRAGMA synchronous = FULL")
@@ -150,7 +167,17 @@ class State:
                 reason="STATE_NOT_WRITABLE",
             ) from error
 
+    def _forget(self) -> None:
+        if self._forgotten:
+            self._database.executemany(
+                "DELETE FROM connections WHERE volume_id = ? AND attachment_id = ?",
+                self._forgotten,
+            )
+
     def close(self) -> None:
+        with suppress(Unavailable), self._changes(durable=False):
+            # What is still to be forgotten.
+            pass
         with self._lock:
             self._database.close()
 
@@ -271,16 +298,13 @@ class State:
             )
 
     def remove_connections(self, connections: list[Connection]) -> None:
-        """Forget what has been revoked; on the disk with the next change.
+        """Forget what has been revoked; in the file with the next change.
 
         Were it lost, the next start would find a revocation to finish, and
         finish it before anybody is served.
         """
-        with self._changes(durable=False) as database:
-            database.executemany(
-                "DELETE FROM connections WHERE volume_id = ? AND attachment_id = ?",
-                [(c.volume_id, c.attachment_id) for c in connections],
-            )
+        with self._lock:
+            self._forgotten += [(c.volume_id, c.attachment_id) for c in connections]
 
     # Long work
 

@@ -13,8 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from targetd.errors import Aborted, DeadlineExceeded
@@ -26,7 +24,8 @@ Result = TypeVar("Result")
 # Calls that may wait for one volume. More are told to come back later, so that
 # a stuck volume cannot take all of the server's threads.
 QUEUE_LENGTH_MAX = 8
-FREE_THREAD_SECONDS = 30.0
+# Threads that are kept for work to come.
+FREE_THREADS_MAX = 64
 
 
 class Deadline:
@@ -52,16 +51,51 @@ class Deadline:
             raise DeadlineExceeded("the deadline passed before anything was changed; try again")
 
 
+class _Job:
+    """One piece of work, and what became of it."""
+
+    def __init__(self, volume_id: str, deadline: Deadline, work: Callable[[], Any]) -> None:
+        self._volume_id = volume_id
+        self._deadline = deadline
+        self._work = work
+        # A lock is the cheapest thing to wait for; it is free when the work is done.
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def do(self, waited: bool) -> None:
+        try:
+            if waited:
+                self._deadline.check()
+            self._result = self._work()
+        # The outer loop of a worker: whatever it is, the caller is to get it.
+        except BaseException as error:  # noqa: BLE001 - said above
+            if self._deadline.passed() and not isinstance(error, DeadlineExceeded):
+                log.warning("volume %s: failed after its caller left: %s", self._volume_id, error)
+            self._error = error
+        self._done.release()
+
+    def result(self) -> Any:
+        if not self._done.acquire(timeout=self._deadline.remaining_seconds):
+            raise DeadlineExceeded(
+                f"volume {self._volume_id} did not get done in time; the work goes on: ask "
+                "again, or take it back",
+                volume_id=self._volume_id,
+            )
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
 class VolumeWorkers:
-    """Threads that are kept for a while, since starting one costs more than most work."""
+    """Threads that are kept, since starting one costs more than most work."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._queues: dict[str, deque[Callable[[], None]]] = {}
-        # Volumes with work that no thread has taken yet.
-        self._ready: deque[str] = deque()
-        self._free_threads = 0
-        self._news = threading.Condition(self._lock)
+        self._queues: dict[str, deque[_Job]] = {}
+        # The mailboxes of threads that wait for a volume to work on.
+        self._free: list[_Mailbox] = []
         self._idle = threading.Condition(self._lock)
 
     def run(self, volume_id: str, deadline: Deadline, work: Callable[[], Result]) -> Result:
@@ -71,85 +105,75 @@ class VolumeWorkers:
         DeadlineExceeded when the work was not done in time: it may still end
         well, which the same call again, or its negation, finds out.
         """
-        future: Future[Any] = Future()
-
-        def job() -> None:
-            try:
-                deadline.check()
-                future.set_result(work())
-            # The outer loop of a worker: whatever it is, the caller is to get it.
-            except BaseException as error:  # noqa: BLE001 - said above
-                if deadline.passed() and not isinstance(error, DeadlineExceeded):
-                    log.warning("volume %s: failed after its caller left: %s", volume_id, error)
-                future.set_exception(error)
-
+        job = _Job(volume_id, deadline, work)
         self._submit(volume_id, job)
-        try:
-            result: Result = future.result(timeout=deadline.remaining_seconds)
-        except FutureTimeout:
-            if future.done():
-                raise
-            raise DeadlineExceeded(
-                f"volume {volume_id} did not get done in time; the work goes on: ask again, "
-                "or take it back",
-                volume_id=volume_id,
-            ) from None
+        result: Result = job.result()
         return result
 
-    def _submit(self, volume_id: str, job: Callable[[], None]) -> None:
+    def _submit(self, volume_id: str, job: _Job) -> None:
         with self._lock:
             queue = self._queues.get(volume_id)
-            if queue is None:
-                self._queues[volume_id] = deque([job])
-                self._ready.append(volume_id)
-                self._provide_thread()
-            elif len(queue) < QUEUE_LENGTH_MAX:
+            if queue is not None:
+                if len(queue) >= QUEUE_LENGTH_MAX:
+                    raise Aborted(
+                        f"{QUEUE_LENGTH_MAX} operations wait for volume {volume_id}; try again "
+                        "later",
+                        volume_id=volume_id,
+                    )
                 queue.append(job)
-            else:
-                raise Aborted(
-                    f"{QUEUE_LENGTH_MAX} operations wait for volume {volume_id}; try again later",
-                    volume_id=volume_id,
-                )
+                return
+            self._queues[volume_id] = deque([job])
+            mailbox = self._free.pop() if self._free else None
+        if mailbox is None:
+            # All others are at work, or hang in the kernel.
+            mailbox = _Mailbox()
+            threading.Thread(
+                target=self._serve, args=(mailbox,), name="volume-worker", daemon=True
+            ).start()
+        mailbox.put(volume_id)
 
-    def _provide_thread(self) -> None:
-        """Called with the lock held. A thread that hangs in the kernel is not free."""
-        if self._free_threads >= len(self._ready):
-            self._news.notify()
-        else:
-            threading.Thread(target=self._serve, name="volume-worker", daemon=True).start()
-
-    def _serve(self) -> None:
-        while (volume_id := self._next_volume()) is not None:
-            self._drain(volume_id)
-
-    def _next_volume(self) -> str | None:
-        """A volume that has work, or None after a while without any."""
-        with self._news:
-            self._free_threads += 1
-            self._news.wait_for(lambda: self._ready, timeout=FREE_THREAD_SECONDS)
-            self._free_threads -= 1
-            return self._ready.popleft() if self._ready else None
+    def _serve(self, mailbox: _Mailbox) -> None:
+        while True:
+            self._drain(mailbox.take())
+            with self._lock:
+                if len(self._free) >= FREE_THREADS_MAX:
+                    return
+                self._free.append(mailbox)
 
     def _drain(self, volume_id: str) -> None:
+        waited = False
         while True:
             with self._lock:
                 queue = self._queues[volume_id]
+                if waited:
+                    queue.popleft()
                 if not queue:
                     del self._queues[volume_id]
                     if not self._queues:
                         self._idle.notify_all()
                     return
                 job = queue[0]
-            job()
-            with self._lock:
-                queue.popleft()
-
-    def busy(self, volume_id: str) -> bool:
-        """Whether something is done, or hangs, for the volume now."""
-        with self._lock:
-            return volume_id in self._queues
+            job.do(waited)
+            waited = True
 
     def wait_until_idle(self, seconds: float) -> bool:
         """Returns whether all work ended in time."""
         with self._idle:
             return self._idle.wait_for(lambda: not self._queues, timeout=seconds)
+
+
+class _Mailbox:
+    """Wakes one thread with the volume that it is to work on."""
+
+    def __init__(self) -> None:
+        self._full = threading.Lock()
+        self._full.acquire()
+        self._volume_id = ""
+
+    def put(self, volume_id: str) -> None:
+        self._volume_id = volume_id
+        self._full.release()
+
+    def take(self) -> str:
+        self._full.acquire()
+        return self._volume_id

@@ -18,8 +18,19 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from targetd.engines import configfs, lio_start
-from targetd.engines.configfs import ensure_link, ensure_value, make_folder, remove_folder, write
+from targetd.engines.configfs import make_folder, remove_folder, write
 from targetd.engines.interface import EngineError
+from targetd.engines.lio_objects import (
+    backstore_is_right,
+    empty_tpg,
+    fill_acl,
+    fill_tpg,
+    pass_discards,
+    repair_acl,
+    repair_tpg,
+    unlink_lun,
+    unmap_all,
+)
 from targetd.failpoints import failpoint
 from targetd.model import Acl, AclStatistics, Session, Target, volume_name
 
@@ -31,14 +42,6 @@ TARGET = "/sys/kernel/config/target"
 FIRST_HBA_INDEX = 100_000
 HBA = re.compile(r"iblock_(\d+)")
 BACKSTORE = re.compile(r"volume-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
-TPG_ATTRIBUTES = {
-    "authentication": "1",
-    "generate_node_acls": "0",
-    # With 1, the kernel's default, a stranger's discovery lists every target.
-    "demo_mode_discovery": "0",
-}
-# Written to unset a credential (__iscsi_nacl_auth_##name##_store in Linux).
-UNSET = "NULL"
 SESSION_END_SECONDS = 10.0
 MEBIBYTE = 1 << 20
 
@@ -52,6 +55,8 @@ class Lio:
         self._next_hba = FIRST_HBA_INDEX
         # By volume id; only those that are ours by their index.
         self._hbas: dict[str, str] = {}
+        # The same for all targets.
+        self._portals: tuple[str, ...] = ()
 
     def start(self) -> None:
         lio_start.prepare(self._root)
@@ -84,28 +89,48 @@ class Lio:
 
     def ensure_target(self, target: Target) -> Sequence[str]:
         with _refusals(f"export of {target.volume_id}"):
+            self._portals = target.portals
             differed: list[str] = []
             backstore = self._ensure_backstore(target, differed)
             tpg = self._tpg(target.iqn)
             make_folder(f"{self._root}/iscsi/{target.iqn}")
             if make_folder(tpg):
                 differed.append("target")
-                _fill_tpg(tpg, target, backstore)
+                fill_tpg(tpg, target, backstore)
             else:
-                _repair_tpg(tpg, target, backstore, differed)
+                repair_tpg(tpg, target, backstore, differed)
             return differed
 
     def remove_target(self, iqn: str, volume_id: str) -> None:
         with _refusals(f"removal of the export of {volume_id}"):
             tpg = self._tpg(iqn)
-            for initiator in configfs.folders(f"{tpg}/acls"):
-                self.remove_acl(iqn, initiator)
-            if os.path.isdir(tpg):
-                _empty_tpg(tpg)
-                failpoint("lio-target-half-removed")
-                remove_folder(tpg)
+            if not self._removed_as_made(tpg):
+                self._remove_tpg(iqn, tpg)
             remove_folder(f"{self._root}/iscsi/{iqn}")
             self._remove_backstore(volume_id)
+
+    def _removed_as_made(self, tpg: str) -> bool:
+        """Take away what we make, without a look at what is there; False when there is more.
+
+        Nobody has access by then: the kernel refuses to remove what has ACLs.
+        """
+        try:
+            os.unlink(f"{tpg}/lun/lun_0/volume")
+            os.rmdir(f"{tpg}/lun/lun_0")
+            for portal in self._portals:
+                os.rmdir(f"{tpg}/np/{portal}")
+            failpoint("lio-target-half-removed")
+            os.rmdir(tpg)
+        except OSError:
+            return False
+        return True
+
+    def _remove_tpg(self, iqn: str, tpg: str) -> None:
+        for initiator in configfs.folders(f"{tpg}/acls"):
+            self.remove_acl(iqn, initiator)
+        if os.path.isdir(tpg):
+            empty_tpg(tpg)
+            remove_folder(tpg)
 
     # Backstores
 
@@ -113,11 +138,11 @@ class Lio:
         hba = self._hbas.get(target.volume_id)
         if hba is not None:
             backstore = f"{hba}/{volume_name(target.volume_id)}"
-            if _backstore_is_right(backstore, target):
+            if backstore_is_right(backstore, target):
                 return backstore
             differed.append("backstore")
             # Not while a LUN refers to it.
-            _unlink_lun(self._tpg(target.iqn))
+            unlink_lun(self._tpg(target.iqn))
             self._remove_backstore(target.volume_id)
         return self._make_backstore(target)
 
@@ -137,7 +162,7 @@ class Lio:
         # XCOPY lets one initiator name another's LUN (CVE-2020-28374).
         write(f"{backstore}/attrib/emulate_3pc", "0")
         if target.thin:
-            _pass_discards(backstore)
+            pass_discards(backstore)
         failpoint("lio-backstore-made")
         return backstore
 
@@ -180,9 +205,9 @@ class Lio:
         with _refusals(f"access of {acl.initiator}"):
             folder, lun = self._acl(iqn, acl.initiator), f"{self._tpg(iqn)}/lun/lun_0"
             if make_folder(folder):
-                _fill_acl(folder, lun, acl)
+                fill_acl(folder, lun, acl)
                 return [f"acl {acl.initiator}"]
-            return [f"acl {acl.initiator}: {what}" for what in _repair_acl(folder, lun, acl)]
+            return [f"acl {acl.initiator}: {what}" for what in repair_acl(folder, lun, acl)]
 
     def remove_acl(self, iqn: str, initiator: str) -> bool:
         with _refusals(f"removal of the access of {initiator}"):
@@ -198,15 +223,16 @@ class Lio:
             try:
                 remove_folder(folder)
             except OSError:
-                _unmap_all(folder)
+                unmap_all(folder)
                 remove_folder(folder)
             self._see_sessions_end(iqn, initiator)
             return live
 
     def _see_sessions_end(self, iqn: str, initiator: str) -> None:
         """See with our own eyes what the kernel promised. Raises EngineError if not so."""
-        end = time.monotonic() + SESSION_END_SECONDS
-        while os.path.exists(self._acl(iqn, initiator)) or self._has_unexplained_session(iqn):
+        end = 0.0
+        while self._has_unexplained_session(iqn):
+            end = end or time.monotonic() + SESSION_END_SECONDS
             if time.monotonic() > end:
                 raise EngineError(f"a session on {iqn} outlives the ACL of {initiator}")
             time.sleep(0.02)
@@ -246,127 +272,6 @@ class Lio:
             )
         except FileNotFoundError:
             return AclStatistics()
-
-
-def _backstore_is_right(backstore: str, target: Target) -> bool:
-    try:
-        serial = configfs.read(f"{backstore}/wwn/vpd_unit_serial").rpartition(": ")[2]
-        return (
-            configfs.read(f"{backstore}/enable") == "1"
-            and configfs.read(f"{backstore}/udev_path") == target.device_path
-            and serial == target.volume_id
-            and not ensure_value(f"{backstore}/attrib/emulate_3pc", "0")
-        )
-    except FileNotFoundError:
-        return False
-
-
-def _pass_discards(backstore: str) -> None:
-    for name in ("emulate_tpu", "emulate_tpws"):
-        try:
-            write(f"{backstore}/attrib/{name}", "1")
-        except OSError as error:
-            # The kernel refuses where the device below cannot discard.
-            log.info("%s stays off for %s: %s", name, backstore, error)
-
-
-def _fill_tpg(tpg: str, target: Target, backstore: str) -> None:
-    for name, value in TPG_ATTRIBUTES.items():
-        write(f"{tpg}/attrib/{name}", value)
-    os.mkdir(f"{tpg}/lun/lun_0")
-    os.symlink(backstore, f"{tpg}/lun/lun_0/volume")
-    for portal in target.portals:
-        os.mkdir(f"{tpg}/np/{portal}")
-    failpoint("lio-target-not-enabled")
-    write(f"{tpg}/enable", "1")
-
-
-def _repair_tpg(tpg: str, target: Target, backstore: str, differed: list[str]) -> None:
-    for name, value in TPG_ATTRIBUTES.items():
-        if ensure_value(f"{tpg}/attrib/{name}", value):
-            differed.append(f"attrib/{name}")
-    made = make_folder(f"{tpg}/lun/lun_0")
-    if ensure_link(f"{tpg}/lun/lun_0", "volume", backstore) or made:
-        differed.append("lun/lun_0")
-    found = set(configfs.folders(f"{tpg}/np"))
-    for portal in sorted(set(target.portals) - found):
-        os.mkdir(f"{tpg}/np/{portal}")
-        differed.append(f"portal {portal}")
-    for portal in sorted(found - set(target.portals)):
-        os.rmdir(f"{tpg}/np/{portal}")
-        differed.append(f"portal {portal}")
-    if ensure_value(f"{tpg}/enable", "1"):
-        differed.append("enable")
-
-
-def _empty_tpg(tpg: str) -> None:
-    write(f"{tpg}/enable", "0")
-    for lun in configfs.folders(f"{tpg}/lun", "lun_"):
-        configfs.remove_links(f"{tpg}/lun/{lun}")
-        remove_folder(f"{tpg}/lun/{lun}")
-    for portal in configfs.folders(f"{tpg}/np"):
-        remove_folder(f"{tpg}/np/{portal}")
-
-
-def _unlink_lun(tpg: str) -> None:
-    for initiator in configfs.folders(f"{tpg}/acls"):
-        _unmap_all(f"{tpg}/acls/{initiator}")
-    configfs.remove_links(f"{tpg}/lun/lun_0")
-
-
-def _unmap_all(acl: str) -> None:
-    for mapped in configfs.folders(acl, "lun_"):
-        configfs.remove_links(f"{acl}/{mapped}")
-        remove_folder(f"{acl}/{mapped}")
-
-
-def _fill_acl(folder: str, lun: str, acl: Acl) -> None:
-    mapped = f"{folder}/lun_0"
-    os.mkdir(mapped)
-    os.symlink(lun, f"{mapped}/volume")
-    failpoint("lio-acl-without-secret")
-    if acl.read_only:
-        write(f"{mapped}/write_protect", "1")
-    # Last, so that nobody gets in before the rest is right: an ACL without
-    # credentials admits nobody.
-    for name, value in _credentials(acl):
-        if value != UNSET:
-            write(f"{folder}/auth/{name}", value)
-
-
-def _repair_acl(folder: str, lun: str, acl: Acl) -> list[str]:
-    differed, mapped = [], f"{folder}/lun_0"
-    with suppress(FileNotFoundError):
-        # 0 here would admit this initiator without any CHAP.
-        if ensure_value(f"{folder}/attrib/authentication", "-1"):
-            differed.append("attrib/authentication")
-    for other in configfs.folders(folder, "lun_"):
-        if other != "lun_0":
-            configfs.remove_links(f"{folder}/{other}")
-            remove_folder(f"{folder}/{other}")
-            differed.append(other)
-    made = make_folder(mapped)
-    if ensure_link(mapped, "volume", lun) or made:
-        differed.append("lun_0")
-    if ensure_value(f"{mapped}/write_protect", "1" if acl.read_only else "0"):
-        differed.append("write_protect")
-    for name, value in _credentials(acl):
-        # The kernel adds one line end; another one would be part of the secret.
-        shown = configfs.read_exactly(f"{folder}/auth/{name}").removesuffix("\n")
-        if shown != (value if value != UNSET else "") and (value, shown) != (UNSET, UNSET):
-            write(f"{folder}/auth/{name}", value)
-            differed.append(f"auth/{name}")
-    return differed
-
-
-def _credentials(acl: Acl) -> list[tuple[str, str]]:
-    credentials = acl.credentials
-    return [
-        ("userid", credentials.username),
-        ("password", credentials.password),
-        ("userid_mutual", credentials.mutual_username or UNSET),
-        ("password_mutual", credentials.mutual_password or UNSET),
-    ]
 
 
 def parse_session(initiator: str, info: str) -> Session | None:
