@@ -1,0 +1,50 @@
+"""Exports on an empty kernel, as after a reboot: by bare writes, or by targetctl restore."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import time
+
+from lab.bench.inside import bare
+from lab.bench.inside.others import saying
+from lab.bench.inside.report import Progress, row, run
+
+
+def _bare(count: int, portal: str) -> float:
+    progress = Progress("bare writes", count)
+    started = time.perf_counter()
+    for number in range(count):
+        bare.attach(number, portal)
+        progress(number)
+    return time.perf_counter() - started
+
+
+def _targetctl(saved: str) -> float:
+    with saying("targetctl restore"):
+        started = time.perf_counter()
+        subprocess.run(["targetctl", "restore", saved], check=True)
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--exports", type=int, required=True)
+    parser.add_argument("--portal-address", required=True)
+    parser.add_argument("--saved", default="")
+    given = parser.parse_args()
+    os.makedirs(bare.ISCSI, exist_ok=True)
+    if given.saved:
+        seconds = _targetctl(given.saved)
+    else:
+        seconds = _bare(given.exports, f"{given.portal_address}:3260")
+    # The file was saved with the one export that rtslib had just made.
+    if bare.standing() - given.exports not in (0, 1):
+        raise AssertionError(f"{bare.standing()} exports stand instead of {given.exports}")
+    name = "targetctl restore" if given.saved else "bare reconcile"
+    row(name, given.exports, seconds, "s")
+
+
+if __name__ == "__main__":
+    run(main)
