@@ -32,7 +32,7 @@ LIMITS = {
 }
 # What the names do not say.
 NOTES = """\
-Times are of the node's one processor. "exports" stand, granted and enabled, while it is measured.
+A value marked with ! is over its limit. Times are of the node's one processor. "exports" stand, granted and enabled, while it is measured.
 attach: CreateExport and InitializeConnection of an active volume, in the daemon's handlers: checks,
   durable records, turn of the volume, kernel, answer; all but gRPC's transport, which the rows of
   "clients" have. bare: the configfs writes alone for the same objects, interleaved, same process.
@@ -65,13 +65,24 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    width = max(len(row.measure) for row in rows)
-    lines = [f"{'measure':{width}}  {'exports':>7}  {'value':>10} {'unit':10} limit"]
-    for row in rows:
-        limit = "" if row.limit is None else f"{row.limit:g}{'  EXCEEDED' if row.exceeded else ''}"
-        line = f"{row.measure:{width}}  {row.exports:>7}  {_shown(row.value):>10} {row.unit:10} "
-        lines.append(f"{line}{limit}".rstrip())
+    """A line for each measure, a column for each number of exports."""
+    counts = sorted({row.exports for row in rows})
+    found = {(row.measure, row.exports): row for row in rows}
+    units = {row.measure: row.unit for row in rows}
+    width = max(map(len, units))
+    lines = [f"{'measure, at so many exports':{width}}{''.join(f'{n:>11}' for n in counts)}"]
+    for measure, unit in units.items():
+        cells = "".join(f"{_cell(found.get((measure, count))):>11}" for count in counts)
+        limit = LIMITS.get(measure)
+        end = f"  at most {limit.most:g}" if limit else ""
+        lines.append(f"{measure:{width}}{cells}  {unit:6}{end}".rstrip())
     return "\n".join(lines)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{'!' if row.exceeded else ''}{_shown(row.value)}"
 
 
 def _shown(value: float) -> str:

@@ -43,8 +43,9 @@ class Program:
         self._process = process
         self._log = log
         self._say = say
+        self._lines = self._read()
 
-    def lines(self) -> Iterator[str]:
+    def _read(self) -> Iterator[str]:
         """Its output as it comes. Raises LabError when it did not end well."""
         asked = time.monotonic()
         rest = ""
@@ -69,7 +70,7 @@ class Program:
 
     def rows(self, until: str = "") -> Iterator[Row]:
         """The rows of its output, the rest being said, to its end or that line."""
-        for line in self.lines():
+        for line in self._lines:
             if line.startswith(ROW):
                 yield Row(**json.loads(line.removeprefix(ROW)))
             elif until and line == until:

@@ -106,8 +106,12 @@ def acls_of(target: str) -> list[str]:
 
 
 def standing() -> int:
-    """How many targets with an ACL the kernel has."""
-    return sum(bool(acls_of(name)) for name in os.listdir(ISCSI) if name.startswith("iqn."))
+    """How many targets of the kernel an initiator can reach a device through."""
+    found = 0
+    for path in glob.iglob(f"{ISCSI}/iqn.*/tpgt_1/acls/*/lun_0"):
+        lun = next((entry.path for entry in os.scandir(path) if entry.is_symlink()), None)
+        found += lun is not None and any(entry.is_symlink() for entry in os.scandir(lun))
+    return found
 
 
 def _write(path: str, value: str) -> None:

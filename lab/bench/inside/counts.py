@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+from unittest import mock
 
 STARTS = frozenset(
     ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system")
@@ -17,12 +19,18 @@ class Starts:
         self.processes = 0
         self.threads = 0
         sys.addaudithook(self._hook)
+        # Threads raise no event.
+        start = threading.Thread.start
+
+        def counted(thread: threading.Thread) -> None:
+            self.threads += 1
+            start(thread)
+
+        mock.patch.object(threading.Thread, "start", counted).start()
 
     def _hook(self, event: str, arguments: tuple[object, ...]) -> None:
         if event in STARTS:
             self.processes += 1
-        elif event == "_thread.start_new_thread":
-            self.threads += 1
 
 
 def forks() -> int:
