@@ -32,7 +32,8 @@ LIMITS = {
 }
 # What the names do not say.
 NOTES = """\
-A value marked with ! is over its limit. Times are of the node's one processor. "exports" stand, granted and enabled, while it is measured.
+A value marked with ! is over its limit. "exports" stand, granted and enabled, while it is measured.
+Times are of the node's one processor.
 attach: CreateExport and InitializeConnection of an active volume, in the daemon's handlers: checks,
   durable records, turn of the volume, kernel, answer; all but gRPC's transport, which the rows of
   "clients" have. bare: the configfs writes alone for the same objects, interleaved, same process.
@@ -41,7 +42,8 @@ processes started: by the daemon, counted by the interpreter. forks in the node:
   count, threads of the daemon and what the bare writes cause left out.
 rtslib: its objects and save_to_file. cinder-rtstool: its five commands, without sudo and rootwrap.
 targetcli: one process for all its commands, saveconfig at the end.
-reconcile: after a reboot, records there, configfs empty. bare: the writes alone, same reboot.
+reconcile: after a reboot, records there, configfs empty; of it, reading the records is a part.
+  bare: the writes alone, after such a reboot.
 clients: on this machine, outside the node, each with its own TCP connection and mutual TLS.
 volumes: of 4 MiB; bare is lvcreate or lvremove, called by the same program; with udev."""
 

@@ -24,6 +24,7 @@ def _bare(count: int, portal: str) -> float:
 
 def _targetctl(saved: str) -> float:
     # Of the rtslib that saved the file: an older one does not read what a newer one wrote.
+    os.makedirs("/etc/target", exist_ok=True)
     program = os.path.join(os.path.dirname(sys.executable), "targetctl")
     with saying("targetctl restore"):
         started = time.perf_counter()
