@@ -1,13 +1,14 @@
 # make demo   the product's main job, on a storage host of the lab
 # make test   lint, types, unit, contract and lab tests
-# Both install what is missing: Debian packages (as root), a virtual environment in build/venv.
+# make bench  the daemon measured next to bare configfs, rtslib, targetcli and Cinder's helper
+# All install what is missing: Debian packages (as root), a virtual environment in build/venv.
 
 VENV := build/venv
 PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
 CODE := targetd drivers lab tests
 
-.PHONY: demo test lint types stubs stubs-check unit contract lab-test format lock packages clean help
+.PHONY: demo test lint types stubs stubs-check unit contract lab-test bench format lock packages clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -46,6 +47,9 @@ contract: $(VENV)/ready
 
 lab-test: packages $(VENV)/ready
 	$(PYTHON) -m pytest tests/contract tests/lab -m lab
+
+bench: packages $(VENV)/ready
+	@$(PYTHON) -m lab.bench $(BENCH)
 
 stubs: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate

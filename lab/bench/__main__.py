@@ -10,7 +10,7 @@ from pathlib import Path
 from lab.bench import cinder
 from lab.bench.rows import NOTES, table, write
 from lab.bench.run import QUICK, Bench, full
-from lab.bench.storage import Storage, spec
+from lab.bench.storage import spec
 from lab.errors import LabError
 from lab.lab import Lab
 
@@ -64,13 +64,9 @@ def main() -> int:
             say("cinder-rtstool is not installed and left out; a full run installs it")
         part("booting the node")
         with Lab(LAB_FOLDER, [spec()], progress=say) as lab:
-            bench = Bench(
-                lab,
-                Storage(lab["storage"], say),
-                QUICK if given.quick else full(given.counts),
-                program,
-            )
-            bench.run(part)
+            plan = QUICK if given.quick else full(given.counts)
+            bench = Bench(lab, plan, program, part, say)
+            bench.run()
     except LabError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -72,27 +72,36 @@ QUICK = Plan(
 class Bench:
     """Takes the rows of each part as they come."""
 
-    def __init__(self, lab: Lab, storage: Storage, plan: Plan, cinder: str) -> None:
-        self._lab, self._storage, self._plan, self._cinder = lab, storage, plan, cinder
+    def __init__(
+        self,
+        lab: Lab,
+        plan: Plan,
+        cinder: str,
+        part: Callable[[str], None],
+        say: Callable[[str], None],
+    ) -> None:
+        """``part`` is told what begins, ``say`` how it goes on."""
+        self._lab, self._plan, self._cinder = lab, plan, cinder
+        self._part, self._say = part, say
+        self._storage = Storage(lab["storage"], say)
         self.rows: list[Row] = []
 
     @property
     def _address(self) -> list[str]:
         return ["--portal-address", self._storage.node.address]
 
-    def run(self, part: Callable[[str], None]) -> None:
-        """``part`` is told what begins."""
+    def run(self) -> None:
         self._storage.format()
-        part("volumes on LVM")
+        self._part("volumes on LVM")
         self._volumes()
         self._storage.reboot(self._plan.devices)
-        part("attaching and detaching")
+        self._part("attaching and detaching")
         self._attach()
         for count in self._plan.reboots:
-            part(f"a reboot with {count} exports")
+            self._part(f"a reboot with {count} exports")
             self._reboot(count)
         if self._plan.restore:
-            part(f"targetctl restore of {self._plan.restore} exports")
+            self._part(f"targetctl restore of {self._plan.restore} exports")
             self._restore(self._plan.restore)
         self._compare()
 
@@ -140,6 +149,7 @@ class Bench:
     def _clients(self, count: int, certificates: Path, clients: int) -> None:
         each = self._plan.attaches_each * (CLIENTS // clients)
         name = f"{clients} clients" if clients > 1 else "1 client"
+        self._say(f"{name} attach {each} volumes each")
         process = self._lab.popen_in_network(
             [
                 *(sys.executable, "-m", "lab.bench.clients"),

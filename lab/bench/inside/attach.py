@@ -64,7 +64,11 @@ class Attaching:
                 one(number, samples)
             progress(repetition)
         self._report(samples)
-        listing = [_seconds(self._list) for _ in range(LISTED)]
+        listing = []
+        progress = Progress(f"listing {self._standing} connections", LISTED)
+        for repetition in range(LISTED):
+            listing.append(_seconds(self._list))
+            progress(repetition)
         self._row("ListConnections of all", milliseconds(p50(listing)), "ms")
         return p50(samples.attach)
 
@@ -166,6 +170,7 @@ def main() -> None:
     state = given.folder / "state"
     settings = config(state, given.portal_address, [POOL])
     with Subject(settings, DmVolumes(spares.stop)) as subject:
+        subject.start()
         attaching = Attaching(subject, f"{given.portal_address}:3260", spares)
         for count in counts:
             attaching.populate(count)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lab.bench.inside import bare
 from lab.bench.inside.population import device, initiator, volume_id
-from lab.bench.inside.report import milliseconds, p50, row, say
+from lab.bench.inside.report import milliseconds, p50, row, saying
 from targetd.model import volume_name
 
 PREFIX = "iqn.2026-01.org.example.other"
-SAY_SECONDS = 5.0
 SYSTEM_BUS = Path("/run/dbus/system_bus_socket")
 
 
@@ -125,25 +122,6 @@ class Others:
             )
 
         self.measure("targetcli", name, attach)
-
-
-@contextmanager
-def saying(what: str) -> Iterator[None]:
-    """Tell that a step still goes on, until it ends."""
-    done = threading.Event()
-    started = time.monotonic()
-
-    def tell() -> None:
-        while not done.wait(SAY_SECONDS):
-            say(f"{what}: {time.monotonic() - started:.0f} s so far")
-
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        done.set()
-        teller.join()
 
 
 def main() -> None:

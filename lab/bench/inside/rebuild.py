@@ -9,8 +9,7 @@ import sys
 import time
 
 from lab.bench.inside import bare
-from lab.bench.inside.others import saying
-from lab.bench.inside.report import Progress, row, run
+from lab.bench.inside.report import Progress, row, run, saying
 
 
 def _bare(count: int, portal: str) -> float:

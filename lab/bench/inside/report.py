@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 
 from lab.bench.rows import Row
@@ -49,6 +51,25 @@ class Progress:
         if time.monotonic() - self._said >= SAY_SECONDS:
             self._said = time.monotonic()
             say(f"{self._what}: {done} of {self._total}")
+
+
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Tell that a step still goes on, until it ends."""
+    done = threading.Event()
+    started = time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(SAY_SECONDS):
+            say(f"{what}: {time.monotonic() - started:.0f} s so far")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

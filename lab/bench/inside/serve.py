@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab.bench.inside import bare
 from lab.bench.inside.population import POOL, DmVolumes
-from lab.bench.inside.report import row, run, say
+from lab.bench.inside.report import row, run, say, saying
 from lab.bench.inside.subject import Subject, config, resident_mebibytes
 from targetd.config import TlsConfig
 
@@ -29,7 +29,10 @@ def main() -> None:
     )
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     settings = config(given.state, given.portal_address, [POOL], given.listen, tls)
-    with Subject(settings, DmVolumes(given.volumes)) as subject:
+    subject = Subject(settings, DmVolumes(given.volumes))
+    with saying(f"the daemon starts with {given.exports} exports"):
+        subject.start()
+    with subject:
         if bare.standing() != given.exports:
             raise AssertionError(f"{bare.standing()} exports stand instead of {given.exports}")
         row("reconcile", given.exports, subject.reconcile_seconds, "s")

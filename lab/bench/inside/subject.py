@@ -75,14 +75,14 @@ class _KeepingServer(Server):
 
 
 class Subject:
-    """``with Subject(config, lvm) as subject``: started, reconciled and serving."""
+    """Once started it is reconciled and serves; as a context it is stopped at the end."""
 
     def __init__(self, settings: Config, lvm: LvmEngine) -> None:
         self._settings, self._lvm = settings, lvm
         self.reconcile_seconds = 0.0
         self.start_seconds = 0.0
 
-    def __enter__(self) -> Subject:
+    def start(self) -> None:
         def timed_reconcile(*arguments: Any) -> None:
             started = time.perf_counter()
             reconcile_all(*arguments)
@@ -98,6 +98,8 @@ class Subject:
         self.start_seconds = time.perf_counter() - started
         server = cast(_KeepingServer, self._daemon._server)
         self._volumes, self._exports, self._host = server.volumes, server.exports, server.host
+
+    def __enter__(self) -> Subject:
         return self
 
     def __exit__(

@@ -110,6 +110,7 @@ def main() -> None:
     pools = tuple(POOLS.values())
     starts = Starts()
     with Subject(config(given.state, given.portal_address, pools), Lvm(pools)) as subject:
+        subject.start()
         for pool in POOLS:
             making = Making(subject, pool, starts)
             progress = Progress(f"{pool} volumes made and deleted", given.repetitions)
