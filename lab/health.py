@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import grpc
@@ -10,13 +11,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 
 def status_of(channel: grpc.Channel, timeout_seconds: float) -> str:
-    """The daemon's word, like "SERVING"; waits for the daemon to come up."""
+    """The daemon's word, like "SERVING"; waits for the daemon to come up and to serve."""
     # The published types of the health stub lack its methods.
     stub: Any = health_pb2_grpc.HealthStub(channel)
-    answer = stub.Check(
-        health_pb2.HealthCheckRequest(), timeout=timeout_seconds, wait_for_ready=True
-    )
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    end = time.monotonic() + timeout_seconds
+    while True:
+        answer = stub.Check(
+            health_pb2.HealthCheckRequest(),
+            timeout=max(0.0, end - time.monotonic()),
+            wait_for_ready=True,
+        )
+        # While it reconciles it listens already, and says NOT_SERVING.
+        if answer.status == health_pb2.HealthCheckResponse.SERVING or time.monotonic() > end - 1:
+            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+        time.sleep(0.1)
 
 
 def main() -> None:

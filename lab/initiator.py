@@ -211,11 +211,15 @@ def _authentication(
     secret = properties.get("auth_password") if password is None else password
     if not (name and secret):
         return {"node.session.auth.authmethod": "None"}
-    return {
+    record = {
         "node.session.auth.authmethod": properties.get("auth_method") or "CHAP",
         "node.session.auth.username": name,
         "node.session.auth.password": secret,
     }
+    if properties.get("mutual_auth_username"):
+        record["node.session.auth.username_in"] = properties["mutual_auth_username"]
+        record["node.session.auth.password_in"] = properties["mutual_auth_password"]
+    return record
 
 
 def _record(way: Path, settings: Mapping[str, str]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -23,6 +25,7 @@ GROUP = "storage"
 GIBIBYTE = 1 << 30
 MEBIBYTE = 1 << 20
 HEALTHY_SECONDS = 30.0
+CONFIGURATION_PATH = "/etc/targetd/targetd.toml"
 CONFIGURATION = """\
 listen = "0.0.0.0:{port}"
 portal_addresses = {portals}
@@ -99,10 +102,7 @@ class StorageHost:
         node.run(["mkdir", "-p", "/var/lib/targetd"])
         node.run(["mount", "/dev/ubdb", "/var/lib/targetd"])
         node.run(["lvm", "vgchange", "--activate", "y", GROUP], check=False)
-        node.write(
-            "/etc/targetd/targetd.toml",
-            CONFIGURATION.format(port=GRPC_PORT, portals=json.dumps(node.addresses), group=GROUP),
-        )
+        node.write(CONFIGURATION_PATH, self.configuration)
         certificate, key = self._server
         node.write("/etc/targetd/server.pem", certificate.decode())
         node.write("/etc/targetd/server.key", key.decode(), mode="600")
@@ -113,6 +113,30 @@ class StorageHost:
         node.write("/etc/systemd/system/targetd.service", unit)
         node.write("/etc/systemd/system/targetd.service.d/lab.conf", DROP_IN)
         node.run(["systemctl", "daemon-reload"])
+
+    @property
+    def configuration(self) -> str:
+        portals = json.dumps(self.node.addresses)
+        return CONFIGURATION.format(port=GRPC_PORT, portals=portals, group=GROUP)
+
+    @contextmanager
+    def configured(self, *changes: tuple[str, str]) -> Iterator[None]:
+        """Inside the block the daemon runs with parts of its configuration replaced."""
+        text = self.configuration
+        for old, new in changes:
+            if old not in text:
+                raise LabError(f"the configuration has no {old!r}")
+            text = text.replace(old, new, 1)
+        try:
+            self._restart_with(text)
+            yield
+        finally:
+            self._restart_with(self.configuration)
+
+    def _restart_with(self, configuration: str) -> None:
+        self.stop()
+        self.node.write(CONFIGURATION_PATH, configuration)
+        self.start()
 
     def start(self) -> None:
         """Raises LabError with the daemon's own words when it does not start."""

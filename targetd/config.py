@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from targetd.errors import StartError
-from targetd.model import PoolConfig
+from targetd.model import PoolConfig, WipePolicy
 from targetd.validation import NAME, is_address
 
 DEFAULT_PATH = Path("/etc/targetd/targetd.toml")
@@ -41,6 +42,12 @@ class Config:
     # Empty: every address of the host but loopback and link-local ones.
     portal_addresses: tuple[str, ...] = field(default=())
     portal_port: int = ISCSI_PORT
+    # True: one CHAP secret per export, for peers that hand out CreateExport's answer.
+    chap_per_export: bool = False
+    # For each wipe and each copy; 0 is as fast as the disks go.
+    throttle_bytes_per_second: int = 0
+    # How often all exports are compared with the kernel, in slices; 0 is never.
+    reconcile_seconds: int = 300
     log_level: str = "info"
 
 
@@ -59,6 +66,13 @@ class _Table:
         value = self._values.pop(key, default)
         if not isinstance(value, str) or (default is None and not value):
             raise self.error(key, "must be a text, and is needed")
+        return value
+
+    def choice(self, key: str, choices: Sequence[str]) -> str:
+        """One of the choices, the first of which is the default."""
+        value = self.text(key, choices[0])
+        if value not in choices:
+            raise self.error(key, f"must be one of: {', '.join(sorted(choices))}")
         return value
 
     def path(self, key: str, default: Path | None = None) -> Path:
@@ -116,7 +130,10 @@ def load(path: Path) -> Config:
         iqn_prefix=table.text("iqn_prefix", DEFAULT_PREFIX),
         portal_addresses=tuple(table.texts("portal_addresses")),
         portal_port=table.integer("portal_port", ISCSI_PORT),
-        log_level=table.text("log_level", "info"),
+        chap_per_export=table.choice("chap", ("connection", "export")) == "export",
+        throttle_bytes_per_second=table.integer("throttle_bytes_per_second", 0),
+        reconcile_seconds=table.integer("reconcile_seconds", Config.reconcile_seconds),
+        log_level=table.choice("log_level", ("info", "debug", "warning", "error")),
     )
     table.end()
     _check(config, table)
@@ -124,10 +141,15 @@ def load(path: Path) -> Config:
 
 
 def _pool(table: _Table) -> PoolConfig:
+    thin_pool = table.text("thin_pool", "")
+    # A thin pool zeroes each block before it gives it out; writing zeros to a
+    # thin volume would only fill the pool.
+    wipes = ("none", "discard") if thin_pool else ("zero", "discard", "none")
     pool = PoolConfig(
         name=table.text("name"),
         volume_group=table.text("volume_group"),
-        thin_pool=table.text("thin_pool", ""),
+        thin_pool=thin_pool,
+        wipe=WipePolicy(table.choice("wipe", wipes)),
     )
     if not NAME.fullmatch(pool.name):
         raise table.error("name", "must be of the characters A-Z a-z 0-9 . _ -")
@@ -166,7 +188,13 @@ def _check(config: Config, table: _Table) -> None:
     for address in config.portal_addresses:
         if not is_address(address):
             raise table.error("portal_addresses", f"{address!r} is not an IPv4 or IPv6 address")
+        if ipaddress.ip_address(address).is_unspecified:
+            raise table.error(
+                "portal_addresses",
+                f"{address!r} is no address that an initiator can reach; name each one",
+            )
     if not 0 < config.portal_port < 1 << 16:
         raise table.error("portal_port", "must be between 1 and 65535")
-    if config.log_level not in ("debug", "info", "warning", "error"):
-        raise table.error("log_level", "must be debug, info, warning or error")
+    for key in ("throttle_bytes_per_second", "reconcile_seconds"):
+        if getattr(config, key) < 0:
+            raise table.error(key, "must not be negative")

@@ -9,22 +9,34 @@ import socket
 import threading
 from pathlib import Path
 
+from targetd.adoption import Adoption
 from targetd.catalog import Catalog
+from targetd.changes import Changes
 from targetd.config import Config
+from targetd.connections import Connections
+from targetd.copies import Copies
+from targetd.devices import Devices
 from targetd.engines.interface import EngineError, LioEngine, LvmEngine
 from targetd.errors import StartError
 from targetd.exports import Exports
 from targetd.host import portals
-from targetd.operations import Wipes
-from targetd.reconcile import reconcile_all
+from targetd.naming import Naming
+from targetd.observations import Observations
+from targetd.operations import Operations
+from targetd.pins import Pins
+from targetd.pools import Pools
+from targetd.reconcile import EXPORT_SECONDS, Reconciler
 from targetd.secretbox import SecretBox, load_key
 from targetd.server.exports import ExportService
 from targetd.server.host import HostService
 from targetd.server.serve import Server
 from targetd.server.volumes import VolumeService
+from targetd.server.watch import Watching
+from targetd.snapshots import Snapshots
 from targetd.state import State
-from targetd.volumes import Pools, Volumes
-from targetd.workers import VolumeWorkers
+from targetd.volumes import Volumes
+from targetd.wipes import Wipes
+from targetd.workers import Deadline, VolumeWorkers
 
 log = logging.getLogger(__name__)
 
@@ -38,53 +50,98 @@ class Daemon:
         self._config = config
         self._lvm = lvm
         self._lio = lio
-        self._workers = VolumeWorkers()
-        self._wipes = Wipes(lvm)
-        self._state = _open_state(config.state_directory)
+        self.state = _open_state(config.state_directory)
+        naming = Naming(config.iqn_prefix, portals(config), config.chap_per_export)
+        self.changes = Changes()
+        self.catalog = Catalog(self.changes)
+        self.workers = VolumeWorkers()
+        self.pools = Pools(config.pools, lvm)
+        self.operations = Operations(self.state, self.changes, config.throttle_bytes_per_second)
+        self.observations = Observations(self.catalog, self.changes, lio, naming)
+        wipes, pins = Wipes(lvm, self.operations), Pins()
+        copies = Copies(self.catalog, lvm, self.operations, wipes, pins)
+        self.volumes = Volumes(
+            self.catalog, self.pools, lvm, self.state, self.workers, wipes, copies, pins
+        )
+        self.snapshots = Snapshots(
+            self.catalog, self.pools, lvm, self.state, self.workers, wipes, copies, pins
+        )
+        self.adoption = Adoption(self.catalog, lvm, self.workers, self.volumes, pins)
+        self.exports = Exports(self.catalog, lvm, lio, self.state, self.workers, naming)
+        self.connections = Connections(
+            self.catalog, lio, self.state, self.workers, naming, self.observations
+        )
+        self.reconciler = Reconciler(
+            self.catalog,
+            self.state,
+            lvm,
+            lio,
+            self.workers,
+            naming,
+            self.operations,
+            wipes,
+            copies,
+            self.volumes,
+            self.snapshots,
+            self.exports,
+            self.connections,
+        )
+        self._devices = Devices(self.catalog, self._put_right)
+        self._watching = Watching(
+            self.catalog, self.changes, self.observations, self.operations, naming
+        )
+        self._naming = naming
         self._server = Server(config)
 
+    def _put_right(self, volume_id: str) -> None:
+        self.reconciler.run_one(volume_id, Deadline(EXPORT_SECONDS))
+
     def start(self) -> None:
-        """Reconcile, then serve. Raises StartError with what to do about it."""
-        config, catalog = self._config, Catalog()
-        addresses = portals(config)
+        """Check the host, listen, reconcile, then serve. Raises StartError with the cure."""
         try:
             self._lvm.start()
             self._lio.start()
-            pools = Pools(config.pools, self._lvm)
-            volumes = Volumes(catalog, pools, self._lvm, self._state, self._workers, self._wipes)
-            exports = Exports(
-                catalog,
-                self._lvm,
-                self._lio,
-                self._state,
-                self._workers,
-                config.iqn_prefix,
-                addresses,
+            self._server.add(
+                VolumeService(
+                    self.catalog, self.volumes, self.snapshots, self.adoption, self.pools
+                ),
+                ExportService(
+                    self.catalog,
+                    self.exports,
+                    self.connections,
+                    self.observations,
+                    self._naming,
+                ),
+                HostService(
+                    self._config.pools,
+                    self._naming,
+                    self.state.lock_domain_id(),
+                    self.operations,
+                    self.reconciler,
+                    self._watching,
+                ),
             )
-            reconcile_all(catalog, self._state, self._lvm, self._lio, volumes, exports, self._wipes)
+            self._server.start()
+            self.reconciler.start()
         except EngineError as error:
             raise StartError(f"the storage host is not usable: {error}") from error
-        self._server.add(
-            VolumeService(catalog, volumes, pools),
-            ExportService(catalog, exports),
-            HostService(
-                config.pools,
-                addresses,
-                config.iqn_prefix,
-                self._state.lock_domain_id(),
-                self._wipes,
-            ),
-        )
-        self._server.start()
+        self.observations.start()
+        self._devices.start()
+        self.reconciler.start_periodic(self._config.reconcile_seconds)
         self._server.serving()
-        log.info("serving on %s", " and ".join(filter(None, [str(config.socket), config.listen])))
+        places = [str(self._config.socket), self._config.listen]
+        log.info("serving on %s", " and ".join(filter(None, places)))
 
     def stop(self) -> None:
         """End the calls that run; the kernel's exports stay as they are."""
+        self._watching.stop()
         self._server.stop(STOP_GRACE_SECONDS)
-        self._workers.wait_until_idle(STOP_GRACE_SECONDS)
-        self._wipes.stop()
-        self._state.close()
+        self._devices.stop()
+        self.observations.stop()
+        self.reconciler.stop()
+        self.operations.stop()
+        self.workers.wait_until_idle(STOP_GRACE_SECONDS)
+        self.state.close()
 
 
 def _open_state(directory: Path) -> State:

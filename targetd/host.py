@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Sequence
 
 import psutil
 
 from targetd.config import Config
 from targetd.errors import StartError
+from targetd.model import Export
 
 
 def portals(config: Config) -> tuple[str, ...]:
@@ -34,5 +36,18 @@ def _host_addresses() -> list[str]:
     return sorted(found, key=lambda text: (":" in text, text))
 
 
+def missing_listeners(portals: Sequence[str], exports: Sequence[Export]) -> list[str]:
+    """The portals on which nothing listens, though something is exported."""
+    if not exports:
+        return []
+    listening = {
+        _portal(connection.laddr.ip, connection.laddr.port)
+        for connection in psutil.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr
+    }
+    return [portal for portal in portals if portal not in listening]
+
+
 def _portal(address: str, port: int) -> str:
+    address = str(ipaddress.ip_address(address))
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -23,10 +23,29 @@ class ConnectionState(StrEnum):
     REVOKING = "revoking"
 
 
+class OperationKind(StrEnum):
+    WIPE = "wipe"
+    COPY = "copy"
+
+
 class OperationState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class WipePolicy(StrEnum):
+    """What happens to the data of a deleted volume before its space is used again."""
+
+    ZERO = "zero"
+    DISCARD = "discard"
+    NONE = "none"
+
+
+class SourceKind(StrEnum):
+    SNAPSHOT = "snapshot"
+    VOLUME = "volume"
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,7 @@ class PoolConfig:
     name: str
     volume_group: str
     thin_pool: str = ""
+    wipe: WipePolicy = WipePolicy.ZERO
 
     @property
     def provisioning(self) -> Provisioning:
@@ -56,25 +76,79 @@ class PoolReport:
 
 
 @dataclass(frozen=True)
+class Source:
+    """What a volume was made from."""
+
+    kind: SourceKind
+    source_id: str
+
+
+@dataclass(frozen=True)
 class Volume:
     volume_id: str
     pool: PoolConfig
     size_bytes: int
     multi_attach: bool
     create_time: datetime
+    source: Source | None = None
+    # The operation that still fills it from its source.
+    copy_id: str = ""
+    # The name that its logical volume had before it was adopted.
+    adopted_name: str = ""
+
+    @property
+    def lv_name(self) -> str:
+        return volume_name(self.volume_id)
 
     @property
     def device_path(self) -> str:
-        return f"/dev/{self.pool.volume_group}/{volume_name(self.volume_id)}"
+        return f"/dev/{self.pool.volume_group}/{self.lv_name}"
 
     @property
     def wwid(self) -> str:
         return wwid(self.volume_id)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A volume as it was at one moment."""
+
+    snapshot_id: str
+    volume_id: str
+    pool: PoolConfig
+    size_bytes: int
+    create_time: datetime
+    # Thick only: as asked for (0: enough for any change), and as LVM has it.
+    reserve_bytes: int = 0
+    reserved_bytes: int = 0
+    used_percent: float = 0.0
+    # Thick only: the space ran out, and LVM has given the content up.
+    overflowed: bool = False
+    # Made by the daemon, to fill the volume ``snapshot_id`` from; goes after that.
+    for_copy: bool = False
+
+    @property
+    def lv_name(self) -> str:
+        return (copy_source_name if self.for_copy else snapshot_name)(self.snapshot_id)
+
+    @property
+    def device_path(self) -> str:
+        return f"/dev/{self.pool.volume_group}/{self.lv_name}"
+
+
 def volume_name(volume_id: str) -> str:
     """The name of the logical volume and of the LIO backstore."""
     return f"volume-{volume_id}"
+
+
+def snapshot_name(snapshot_id: str) -> str:
+    # LVM keeps names that begin with "snapshot" for itself.
+    return f"snap-{snapshot_id}"
+
+
+def copy_source_name(volume_id: str) -> str:
+    """The name of the snapshot that a new volume is filled from."""
+    return f"source-{volume_id}"
 
 
 def wwid(volume_id: str) -> str:
@@ -87,18 +161,28 @@ def wwid(volume_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class Export:
-    volume_id: str
-    create_time: datetime
+class Credentials:
+    """A CHAP user and secret, and for mutual CHAP those that the target proves itself with."""
+
+    username: str
+    password: str
+    mutual_username: str = ""
+    mutual_password: str = ""
+
+    @property
+    def mutual(self) -> bool:
+        return bool(self.mutual_username)
+
+    def __repr__(self) -> str:
+        return f"Credentials(username={self.username!r}, password='***', mutual={self.mutual})"
 
 
 @dataclass(frozen=True)
-class Credentials:
-    username: str
-    password: str
-
-    def __repr__(self) -> str:
-        return f"Credentials(username={self.username!r}, password='***')"
+class Export:
+    volume_id: str
+    create_time: datetime
+    # Only with chap = "export": one secret for all of the export's connections.
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True)
@@ -152,12 +236,17 @@ class AclStatistics:
 
 @dataclass(frozen=True)
 class Operation:
-    """A wipe that goes on after its call has been answered."""
+    """Work that goes on after its call has been answered."""
 
     operation_id: str
+    kind: OperationKind
     volume_id: str
     state: OperationState
     done_bytes: int
     total_bytes: int
     start_time: datetime
     error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (OperationState.DONE, OperationState.CANCELLED)

@@ -1,96 +1,234 @@
-"""Long work that goes on after its call has been answered: wiping deleted volumes.
+"""Long work that goes on after its call has been answered: wipes and copies.
 
-The logical volume of a deleted volume, under its new name, is the record of the
-work: whatever wears that name at the next start is wiped again from its
-beginning, so nothing is lost with the daemon.
+An operation is recorded with how far it has come, goes on from there after a
+restart, tells those who watch, and can be throttled. That there is work to do
+is LVM's to say (a deleted volume's name, a tag on one that is being filled);
+the record only says how much of it is done.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
-from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from targetd.engines.interface import EngineError, LvmEngine, RetiredVolume
-from targetd.errors import NotFound
-from targetd.failpoints import failpoint
-from targetd.model import Operation, OperationState
+from targetd.changes import Changes, Kind
+from targetd.engines.interface import EngineError
+from targetd.errors import NotFound, TargetdError
+from targetd.model import Operation, OperationKind, OperationState
+from targetd.state import OPERATIONS_MAX, State
 
 log = logging.getLogger(__name__)
 
 # More at once would only take the disks from those who work.
-WIPES_AT_ONCE = 2
-REMEMBERED_MAX = 1000
-UUID_LENGTH = 36
+AT_ONCE = {OperationKind.WIPE: 2, OperationKind.COPY: 2}
+STEP_BYTES = 64 << 20
+# A throttled operation works in steps of about this long.
+THROTTLED_STEP_SECONDS = 0.25
+STEP_BYTES_MIN = 1 << 20
+RECORD_SECONDS = 2.0
 
 
-class Wipes:
-    def __init__(self, lvm: LvmEngine) -> None:
-        self._lvm = lvm
+@dataclass
+class Work:
+    """What an operation does."""
+
+    kind: OperationKind
+    operation_id: str
+    volume_id: str
+    total_bytes: int
+    # Given where to start and how far a step goes; yields what is done and on the disk.
+    steps: Callable[[int, int], Iterator[int]]
+    finish: Callable[[], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+def new_id(volume_id: str) -> str:
+    """An id that names the volume and is new for every operation on it."""
+    return f"{volume_id}-{uuid.uuid4().hex[:12]}"
+
+
+class Operations:
+    def __init__(self, state: State, changes: Changes, bytes_per_second: int = 0) -> None:
+        self._state = state
+        self._changes = changes
+        self._bytes_per_second = bytes_per_second
         self._lock = threading.Lock()
-        self._operations: OrderedDict[str, Operation] = OrderedDict()
-        self._threads = ThreadPoolExecutor(WIPES_AT_ONCE, thread_name_prefix="wipe")
+        # Oldest first.
+        self._known: dict[str, Operation] = {}
+        self._works: dict[str, Work] = {}
+        self._stopping = threading.Event()
+        self._threads = {
+            kind: ThreadPoolExecutor(number, thread_name_prefix=str(kind))
+            for kind, number in AT_ONCE.items()
+        }
 
-    @staticmethod
-    def new_id(volume_id: str) -> str:
-        """An id that names the volume and is new for every deletion of it."""
-        return f"{volume_id}-{uuid.uuid4().hex[:12]}"
+    def load(self) -> None:
+        """Remember what earlier daemons did, so that its end can still be asked for."""
+        for operation in self._state.operations():
+            self._known[operation.operation_id] = operation
 
-    def begin(self, retired: RetiredVolume) -> None:
+    def begin(self, work: Work) -> None:
+        """Start it, or go on with it where the record says it has come to."""
+        before = self._known.get(work.operation_id)
         operation = Operation(
-            operation_id=retired.operation_id,
-            volume_id=retired.operation_id[:UUID_LENGTH],
+            operation_id=work.operation_id,
+            kind=work.kind,
+            volume_id=work.volume_id,
             state=OperationState.RUNNING,
-            done_bytes=0,
-            total_bytes=retired.size_bytes,
-            start_time=datetime.now(UTC),
+            done_bytes=before.done_bytes if before else 0,
+            total_bytes=work.total_bytes,
+            start_time=before.start_time if before else datetime.now(UTC),
         )
         with self._lock:
-            self._operations[operation.operation_id] = operation
-            while len(self._operations) > REMEMBERED_MAX:
-                self._operations.popitem(last=False)
-        self._threads.submit(self._wipe, retired, operation)
+            self._works[work.operation_id] = work
+        self._put(operation)
+        self._threads[work.kind].submit(self._run, work, operation)
 
-    def _wipe(self, retired: RetiredVolume, operation: Operation) -> None:
-        def progress(done_bytes: int) -> None:
-            self._put(replace(operation, done_bytes=done_bytes))
-
+    def _run(self, work: Work, operation: Operation) -> None:
         try:
-            self._lvm.wipe(retired, progress)
-            failpoint("volume-wiped")
-            self._lvm.remove_retired(retired)
-        except (EngineError, OSError) as error:
-            log.error("wipe %s failed: %s", retired.operation_id, error)
-            self._put(
-                replace(
-                    operation,
-                    state=OperationState.FAILED,
-                    error="the wipe failed and is tried again at the next start; see the log",
-                )
-            )
-            return
-        self._put(replace(operation, state=OperationState.DONE, done_bytes=operation.total_bytes))
+            ended = self._do(work, operation)
+        except (EngineError, OSError, TargetdError) as error:
+            log.error("%s %s failed: %s", work.kind, work.operation_id, error)
+            ended = self._failed(work)
+        # The outer loop of a worker: what nobody expected must not pass unseen.
+        except Exception:
+            log.exception("%s %s failed", work.kind, work.operation_id)
+            ended = self._failed(work)
+        if ended.ended:
+            with self._lock:
+                self._works.pop(work.operation_id, None)
+        self._put(ended)
+        self._record(ended)
+        work.ended.set()
+
+    def _failed(self, work: Work) -> Operation:
+        return replace(
+            self.get(work.operation_id),
+            state=OperationState.FAILED,
+            error=f"the {work.kind} failed and will be tried again; the log says why",
+        )
+
+    def _do(self, work: Work, operation: Operation) -> Operation:
+        recorded = started = time.monotonic()
+        first_bytes = operation.done_bytes
+        for done in work.steps(first_bytes, self._step_bytes()):
+            operation = replace(operation, done_bytes=done)
+            self._put(operation)
+            if work.cancelled.is_set():
+                return replace(operation, state=OperationState.CANCELLED)
+            if self._stopping.is_set():
+                return operation
+            if time.monotonic() - recorded > RECORD_SECONDS:
+                self._record(operation)
+                recorded = time.monotonic()
+            self._wait(work, started, done - first_bytes)
+        work.finish()
+        return replace(operation, state=OperationState.DONE, done_bytes=operation.total_bytes)
+
+    def _step_bytes(self) -> int:
+        if not self._bytes_per_second:
+            return STEP_BYTES
+        step = int(self._bytes_per_second * THROTTLED_STEP_SECONDS)
+        return max(STEP_BYTES_MIN, min(STEP_BYTES, step - step % STEP_BYTES_MIN))
+
+    def _wait(self, work: Work, started: float, done_bytes: int) -> None:
+        """Keep to the configured rate, from the beginning on."""
+        if self._bytes_per_second:
+            due = started + done_bytes / self._bytes_per_second
+            work.cancelled.wait(max(0.0, due - time.monotonic()))
 
     def _put(self, operation: Operation) -> None:
         with self._lock:
-            self._operations[operation.operation_id] = operation
+            self._known[operation.operation_id] = operation
+            while len(self._known) > OPERATIONS_MAX + len(self._works):
+                del self._known[next(one for one in self._known if one not in self._works)]
+        self._changes.publish(Kind.OPERATION, operation.volume_id, operation.operation_id)
+
+    def _record(self, operation: Operation) -> None:
+        try:
+            self._state.put_operation(operation)
+        except TargetdError as error:
+            # Then a restart does some of it again.
+            log.warning("operation %s: %s", operation.operation_id, error.message)
+
+    def retry_failed(self) -> None:
+        """Try again what failed, from where it came to."""
+        with self._lock:
+            failed = [
+                work
+                for work in self._works.values()
+                if self._known[work.operation_id].state is OperationState.FAILED
+            ]
+        for work in failed:
+            log.info("%s %s: trying again", work.kind, work.operation_id)
+            work.ended.clear()
+            self.begin(work)
+
+    def cancel(self, operation_id: str, seconds: float) -> bool:
+        """Stop it at its next step; returns whether it has ended in time."""
+        with self._lock:
+            work = self._works.get(operation_id)
+        if work is None:
+            return True
+        work.cancelled.set()
+        if not work.ended.wait(seconds):
+            return False
+        # A failed one ended by itself, and is not to be tried again.
+        with self._lock:
+            self._works.pop(operation_id, None)
+        operation = self.get(operation_id)
+        if not operation.ended:
+            operation = replace(operation, state=OperationState.CANCELLED, error="")
+            self._put(operation)
+            self._record(operation)
+        return True
+
+    def end_unexplained(self) -> None:
+        """Close the records of work that LVM knows nothing of any more: it was done."""
+        with self._lock:
+            left = [
+                operation
+                for operation in self._known.values()
+                if not operation.ended and operation.operation_id not in self._works
+            ]
+        for operation in left:
+            done = replace(
+                operation,
+                state=OperationState.DONE,
+                done_bytes=operation.total_bytes,
+                error="",
+            )
+            self._put(done)
+            self._record(done)
+        self._state.forget_old_operations()
+
+    def list(self) -> list[Operation]:
+        with self._lock:
+            return list(self._known.values())
+
+    def find(self, operation_id: str) -> Operation | None:
+        with self._lock:
+            return self._known.get(operation_id)
 
     def get(self, operation_id: str) -> Operation:
-        """Raises NotFound, also for one that ended before the daemon last started."""
-        with self._lock:
-            operation = self._operations.get(operation_id)
+        """Raises NotFound, also for one that ended long ago."""
+        operation = self.find(operation_id)
         if operation is None:
             raise NotFound(
-                f"operation {operation_id} is not known; it may have ended before the daemon "
-                "last started",
+                f"operation {operation_id} is not known; it may have ended long ago",
                 operation_id=operation_id,
             )
         return operation
 
     def stop(self) -> None:
-        """Let go of what has not begun; what runs is killed with the process."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Let go at the next step; the next start goes on from there."""
+        self._stopping.set()
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)

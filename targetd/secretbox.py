@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -24,6 +25,15 @@ PASSWORD_LENGTH = 16
 
 def new_credentials() -> Credentials:
     return Credentials(_random_text(USERNAME_LENGTH), _random_text(PASSWORD_LENGTH))
+
+
+def with_mutual(credentials: Credentials) -> Credentials:
+    """The same, and with what the target proves itself with; never the same secret."""
+    return replace(
+        credentials,
+        mutual_username=_random_text(USERNAME_LENGTH),
+        mutual_password=_random_text(PASSWORD_LENGTH),
+    )
 
 
 def _random_text(length: int) -> str:

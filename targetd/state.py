@@ -1,45 +1,84 @@
 """The durable records: who may connect to what, and what has been begun.
 
 Which volumes exist is LVM's to say; this file holds what LVM cannot: exports,
-connections with their encrypted secrets, and creations that were begun. Each
-change is on the disk when its method returns (WAL, synchronous=FULL).
+connections with their encrypted secrets, creations that were begun, and how far
+long work has come. Each change is on the disk when its method returns (WAL,
+synchronous=FULL), but for those that say otherwise: they reach the disk with
+the next change, and losing them only means doing something again.
 """
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from targetd.errors import StartError
-from targetd.model import AccessMode, Connection, ConnectionState, Credentials, Export
+from targetd.errors import StartError, Unavailable
+from targetd.model import (
+    AccessMode,
+    Connection,
+    ConnectionState,
+    Credentials,
+    Export,
+    Operation,
+    OperationKind,
+    OperationState,
+)
 from targetd.secretbox import SecretBox
 
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE host (lock_domain_id TEXT NOT NULL) STRICT;
-CREATE TABLE creating (volume_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
-CREATE TABLE exports (
-  volume_id TEXT PRIMARY KEY,
-  create_time REAL NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE connections (
-  volume_id TEXT NOT NULL REFERENCES exports (volume_id),
-  attachment_id TEXT NOT NULL,
-  initiator TEXT NOT NULL,
-  host TEXT NOT NULL,
-  access_mode TEXT NOT NULL,
-  state TEXT NOT NULL,
-  username TEXT NOT NULL,
-  sealed_password BLOB NOT NULL,
-  create_time REAL NOT NULL,
-  PRIMARY KEY (volume_id, attachment_id)
-) STRICT, WITHOUT ROWID;
-"""
+log = logging.getLogger(__name__)
+
+# Each step takes the file from the version before it; never change one that
+# has been released, add the next.
+SCHEMA_STEPS = (
+    """
+    CREATE TABLE host (lock_domain_id TEXT NOT NULL) STRICT;
+    CREATE TABLE creating (volume_id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+    CREATE TABLE exports (
+      volume_id TEXT PRIMARY KEY,
+      create_time REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE connections (
+      volume_id TEXT NOT NULL REFERENCES exports (volume_id),
+      attachment_id TEXT NOT NULL,
+      initiator TEXT NOT NULL,
+      host TEXT NOT NULL,
+      access_mode TEXT NOT NULL,
+      state TEXT NOT NULL,
+      username TEXT NOT NULL,
+      sealed_password BLOB NOT NULL,
+      create_time REAL NOT NULL,
+      PRIMARY KEY (volume_id, attachment_id)
+    ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE creating RENAME COLUMN volume_id TO lv_name;
+    UPDATE creating SET lv_name = 'volume-' || lv_name;
+    ALTER TABLE exports ADD COLUMN username TEXT NOT NULL DEFAULT '';
+    ALTER TABLE exports ADD COLUMN sealed_password BLOB;
+    ALTER TABLE connections ADD COLUMN mutual_username TEXT NOT NULL DEFAULT '';
+    ALTER TABLE connections ADD COLUMN sealed_mutual_password BLOB;
+    CREATE TABLE operations (
+      operation_id TEXT PRIMARY KEY,
+      kind TEXT NOT NULL,
+      volume_id TEXT NOT NULL,
+      state TEXT NOT NULL,
+      done_bytes INTEGER NOT NULL,
+      total_bytes INTEGER NOT NULL,
+      start_time REAL NOT NULL,
+      error TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+SCHEMA_VERSION = len(SCHEMA_STEPS)
+# Ended operations that are remembered.
+OPERATIONS_MAX = 1000
 
 
 class State:
@@ -50,37 +89,66 @@ class State:
         self._lock = threading.Lock()
         try:
             self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-            self._prepare()
+            try:
+                self._prepare()
+            except BaseException:
+                self._database.close()
+                raise
+        except sqlite3.OperationalError as error:
+            raise StartError(
+                f"the state {path} cannot be written ({error}); is its file system full or "
+                "read-only, or another targetd running?"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise StartError(
-                f"the state {path} cannot be used ({error}); restore it from the backup"
+                f"the state {path} is damaged ({error}); restore it from the backup"
             ) from error
 
     def _prepare(self) -> None:
         execute = self._database.execute
+        # Nobody else may write here; and with nobody else, WAL needs no shared memory
+        # and no locks around every change.
+        execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
         execute("PRAGMA foreign_keys = ON")
+        (found,) = execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
         (version,) = execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise StartError(
                 f"the state has version {version}, this targetd knows {SCHEMA_VERSION}; "
                 "install the newer targetd again"
             )
-        if version == 0:
-            self._database.executescript(
-                f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
+        for number, step in enumerate(SCHEMA_STEPS[version:], version + 1):
+            self._database.executescript(f"BEGIN; {step} PRAGMA user_version = {number}; COMMIT;")
         with self._changes() as database:
             if not database.execute("SELECT 1 FROM host").fetchone():
                 database.execute("INSERT INTO host VALUES (?)", (str(uuid.uuid4()),))
 
     @contextmanager
-    def _changes(self) -> Iterator[sqlite3.Connection]:
-        # The connection as a context commits, or rolls back on any exception.
-        with self._lock, self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            yield self._database
+    def _changes(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction. Raises Unavailable when the file cannot be written."""
+        try:
+            with self._lock:
+                if not durable:
+                    self._database.execute("PRAGMA synchronous = NORMAL")
+                try:
+                    # The connection as a context commits, or rolls back on any exception.
+                    with self._database:
+                        self._database.execute("BEGIN IMMEDIATE")
+                        yield self._database
+                finally:
+                    if not durable:
+                        self._database.execute("PRAGMA synchronous = FULL")
+        except sqlite3.OperationalError as error:
+            log.error("the state cannot be written: %s", error)
+            raise Unavailable(
+                "the daemon's records cannot be written, so nothing was changed; is the file "
+                "system of its state directory full or read-only?",
+                reason="STATE_NOT_WRITABLE",
+            ) from error
 
     def close(self) -> None:
         with self._lock:
@@ -91,33 +159,48 @@ class State:
             (value,) = self._database.execute("SELECT lock_domain_id FROM host").fetchone()
         return str(value)
 
-    # Creations that were begun and not yet acknowledged
+    # Logical volumes whose making was begun and not yet acknowledged
 
-    def begin_creating(self, volume_id: str) -> None:
+    def begin_creating(self, lv_name: str) -> None:
         with self._changes() as database:
-            database.execute("INSERT OR IGNORE INTO creating VALUES (?)", (volume_id,))
+            database.execute("INSERT OR IGNORE INTO creating VALUES (?)", (lv_name,))
 
-    def end_creating(self, volume_id: str) -> None:
+    def end_creating(self, lv_name: str) -> None:
         with self._changes() as database:
-            database.execute("DELETE FROM creating WHERE volume_id = ?", (volume_id,))
+            database.execute("DELETE FROM creating WHERE lv_name = ?", (lv_name,))
 
     def creating(self) -> list[str]:
         with self._lock:
-            rows = self._database.execute("SELECT volume_id FROM creating").fetchall()
-        return [volume_id for (volume_id,) in rows]
+            rows = self._database.execute("SELECT lv_name FROM creating").fetchall()
+        return [lv_name for (lv_name,) in rows]
 
     # Exports
 
     def exports(self) -> list[Export]:
+        """Raises StartError when the host key does not open the secrets."""
         with self._lock:
-            rows = self._database.execute("SELECT volume_id, create_time FROM exports").fetchall()
-        return [Export(volume_id, _time(seconds)) for volume_id, seconds in rows]
+            rows = self._database.execute(
+                "SELECT volume_id, create_time, username, sealed_password FROM exports"
+            ).fetchall()
+        return [
+            Export(
+                volume_id,
+                _time(seconds),
+                Credentials(username, self._box.open(sealed, volume_id)) if username else None,
+            )
+            for volume_id, seconds, username, sealed in rows
+        ]
 
-    def add_export(self, export: Export) -> None:
+    def put_export(self, export: Export) -> None:
+        username, sealed = "", None
+        if export.credentials is not None:
+            username = export.credentials.username
+            sealed = self._box.seal(export.credentials.password, export.volume_id)
         with self._changes() as database:
             database.execute(
-                "INSERT INTO exports VALUES (?, ?)",
-                (export.volume_id, export.create_time.timestamp()),
+                "INSERT INTO exports VALUES (?, ?, ?, ?) ON CONFLICT (volume_id) DO UPDATE"
+                " SET username = excluded.username, sealed_password = excluded.sealed_password",
+                (export.volume_id, export.create_time.timestamp(), username, sealed),
             )
 
     def remove_export(self, volume_id: str) -> None:
@@ -130,54 +213,54 @@ class State:
         """Raises StartError when the host key does not open the secrets."""
         with self._lock:
             rows = self._database.execute(
-                "SELECT volume_id, attachment_id, initiator, host, access_mode, state, username,"
-                " sealed_password, create_time FROM connections"
+                "SELECT volume_id, attachment_id, initiator, host, access_mode, state,"
+                " create_time, username, sealed_password, mutual_username,"
+                " sealed_mutual_password FROM connections"
             ).fetchall()
-        return [
-            Connection(
-                volume_id=volume_id,
-                attachment_id=attachment_id,
-                initiator=initiator,
-                host=host,
-                access_mode=AccessMode(access_mode),
-                state=ConnectionState(state),
-                credentials=Credentials(
-                    username, self._box.open(sealed, _record(volume_id, attachment_id))
-                ),
-                create_time=_time(seconds),
-            )
-            for (
-                volume_id,
-                attachment_id,
-                initiator,
-                host,
-                access_mode,
-                state,
+        return [self._connection(row) for row in rows]
+
+    def _connection(self, row: Sequence[Any]) -> Connection:
+        volume_id, attachment_id, initiator, host, mode, state, seconds, *secrets = row
+        username, sealed, mutual_username, mutual_sealed = secrets
+        record = _record(volume_id, attachment_id)
+        return Connection(
+            volume_id=volume_id,
+            attachment_id=attachment_id,
+            initiator=initiator,
+            host=host,
+            access_mode=AccessMode(mode),
+            state=ConnectionState(state),
+            credentials=Credentials(
                 username,
-                sealed,
-                seconds,
-            ) in rows
-        ]
+                self._box.open(sealed, record),
+                mutual_username,
+                self._box.open(mutual_sealed, _mutual(record)) if mutual_username else "",
+            ),
+            create_time=_time(seconds),
+        )
 
     def add_connection(self, connection: Connection) -> None:
-        sealed = self._box.seal(
-            connection.credentials.password,
-            _record(connection.volume_id, connection.attachment_id),
+        credentials = connection.credentials
+        record = _record(connection.volume_id, connection.attachment_id)
+        mutual_sealed = None
+        if credentials.mutual:
+            mutual_sealed = self._box.seal(credentials.mutual_password, _mutual(record))
+        row = (
+            connection.volume_id,
+            connection.attachment_id,
+            connection.initiator,
+            connection.host,
+            connection.access_mode,
+            connection.state,
+            credentials.username,
+            self._box.seal(credentials.password, record),
+            connection.create_time.timestamp(),
+            credentials.mutual_username,
+            mutual_sealed,
         )
         with self._changes() as database:
             database.execute(
-                "INSERT INTO connections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    connection.volume_id,
-                    connection.attachment_id,
-                    connection.initiator,
-                    connection.host,
-                    connection.access_mode,
-                    connection.state,
-                    connection.credentials.username,
-                    sealed,
-                    connection.create_time.timestamp(),
-                ),
+                "INSERT INTO connections VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row
             )
 
     def set_connection_states(self, connections: list[Connection], state: ConnectionState) -> None:
@@ -188,15 +271,70 @@ class State:
             )
 
     def remove_connections(self, connections: list[Connection]) -> None:
-        with self._changes() as database:
+        """Forget what has been revoked; on the disk with the next change.
+
+        Were it lost, the next start would find a revocation to finish, and
+        finish it before anybody is served.
+        """
+        with self._changes(durable=False) as database:
             database.executemany(
                 "DELETE FROM connections WHERE volume_id = ? AND attachment_id = ?",
                 [(c.volume_id, c.attachment_id) for c in connections],
             )
 
+    # Long work
+
+    def operations(self) -> list[Operation]:
+        with self._lock:
+            rows = self._database.execute("SELECT * FROM operations ORDER BY start_time").fetchall()
+        return [
+            Operation(
+                operation_id=operation_id,
+                kind=OperationKind(kind),
+                volume_id=volume_id,
+                state=OperationState(state),
+                done_bytes=done,
+                total_bytes=total,
+                start_time=_time(seconds),
+                error=error,
+            )
+            for operation_id, kind, volume_id, state, done, total, seconds, error in rows
+        ]
+
+    def put_operation(self, operation: Operation) -> None:
+        """Note how far it has come; on the disk with the next change."""
+        with self._changes(durable=False) as database:
+            database.execute(
+                "INSERT OR REPLACE INTO operations VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    operation.operation_id,
+                    operation.kind,
+                    operation.volume_id,
+                    operation.state,
+                    operation.done_bytes,
+                    operation.total_bytes,
+                    operation.start_time.timestamp(),
+                    operation.error,
+                ),
+            )
+
+    def forget_old_operations(self) -> None:
+        """Keep the newest of those that have ended."""
+        with self._changes(durable=False) as database:
+            database.execute(
+                "DELETE FROM operations WHERE operation_id IN (SELECT operation_id FROM operations"
+                " WHERE state IN ('done', 'cancelled') ORDER BY start_time DESC LIMIT -1 OFFSET ?)",
+                (OPERATIONS_MAX,),
+            )
+
 
 def _record(volume_id: str, attachment_id: str) -> str:
     return f"{volume_id}/{attachment_id}"
+
+
+def _mutual(record: str) -> str:
+    # No attachment id holds this character.
+    return f"{record}#mutual"
 
 
 def _time(seconds: float) -> datetime:

@@ -20,6 +20,14 @@ INITIATOR = re.compile(
     r"|naa\.([0-9a-f]{16}|[0-9a-f]{32})"
 )
 INITIATOR_LENGTH_MAX = 223
+# lvm(8), VALID NAMES; what LVM keeps for itself is refused further down. Tags
+# hold the name too, behind a prefix of ours.
+LV_NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,111}")
+LV_NAMES_RESERVED = re.compile(
+    r"\.{1,2}|(snapshot|pvmove).*"
+    r"|.*(_cdata|_cmeta|_corig|_mimage|_mlog|_pmspare|_rimage|_rmeta|_tdata|_tmeta|_vdata"
+    r"|_vorigin|_imeta|_iorig|_cvol|_wcorig).*"
+)
 TEXT_LENGTH_MAX = 255
 # 1 EiB: more than LVM can make, and still an int64 in every unit in use.
 SIZE_MAX = 1 << 60
@@ -62,6 +70,13 @@ class Violations:
     def pool_name(self, field: str, value: str) -> None:
         if value:
             self.check(NAME.fullmatch(value) is not None, field, "is not a name of a pool")
+
+    def lv_name(self, field: str, value: str) -> None:
+        self.check(
+            LV_NAME.fullmatch(value) is not None and not LV_NAMES_RESERVED.fullmatch(value),
+            field,
+            "is not a name that LVM gives to a logical volume",
+        )
 
     def size(self, field: str, value: int) -> None:
         self.check(0 < value <= SIZE_MAX, field, f"must be between 1 and {SIZE_MAX} bytes")

@@ -4,101 +4,41 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from targetd.catalog import Catalog
-from targetd.engines.interface import EngineError, LvmEngine, NoSpace, StillInUse
+from targetd.copies import Copies
+from targetd.engines.interface import EngineError, LvmEngine, Origin
 from targetd.errors import (
     AlreadyExists,
+    DeadlineExceeded,
     FailedPrecondition,
     FieldViolation,
     InvalidArgument,
-    ResourceExhausted,
-    Unavailable,
+    TargetdError,
 )
 from targetd.failpoints import failpoint
-from targetd.model import PoolConfig, PoolReport, Provisioning, Volume, wwid
-from targetd.operations import Wipes
+from targetd.model import PoolConfig, Provisioning, Source, Volume, volume_name, wwid
+from targetd.pins import Pins
+from targetd.pools import Pools
+from targetd.refusals import engine_refusals
 from targetd.state import State
+from targetd.wipes import Wipes
 from targetd.workers import Deadline, VolumeWorkers
 
 log = logging.getLogger(__name__)
 
-# How old the pool figures behind the watermarks may be: a report costs two forks.
-POOL_REPORT_SECONDS = 10.0
-THIN_WATERMARK_PERCENT = 95.0
-OVER_SUBSCRIPTION_MAX = 20.0
-# LVM needs some hundred bytes of its metadata area per volume; at the end of it
-# every command fails, removals too.
-VG_METADATA_RESERVE_BYTES = 32 << 10
 
+@dataclass(frozen=True)
+class NewVolume:
+    """What a caller asks for in CreateVolume."""
 
-class Pools:
-    """The configured pools and their figures, fresh enough for watermarks."""
-
-    def __init__(self, configs: Sequence[PoolConfig], lvm: LvmEngine) -> None:
-        self._configs = {config.name: config for config in configs}
-        self._lvm = lvm
-        self._lock = threading.Lock()
-        self._reports: dict[str, PoolReport] = {}
-        self._read_at = float("-inf")
-
-    def named(self, name: str) -> PoolConfig:
-        """The pool of that name, or the only one. Raises InvalidArgument."""
-        if not name and len(self._configs) == 1:
-            return next(iter(self._configs.values()))
-        if name not in self._configs:
-            known = ", ".join(sorted(self._configs))
-            raise InvalidArgument([FieldViolation("pool", f"must be one of: {known}")])
-        return self._configs[name]
-
-    def fresh(self) -> list[PoolReport]:
-        """Raises Unavailable when LVM does not answer."""
-        try:
-            reports = self._lvm.pools()
-        except EngineError as error:
-            log.error("pools cannot be read: %s", error)
-            raise Unavailable("LVM does not report the pools; the log says why") from error
-        with self._lock:
-            self._reports = {report.config.name: report for report in reports}
-            self._read_at = time.monotonic()
-        return list(reports)
-
-    def report(self, pool: PoolConfig) -> PoolReport:
-        if time.monotonic() - self._read_at > POOL_REPORT_SECONDS:
-            self.fresh()
-        return self._reports[pool.name]
-
-    def check_watermarks(self, pool: PoolConfig, promised_bytes: int, more_bytes: int) -> None:
-        """Raises ResourceExhausted, saying which limit, before LVM fails."""
-        report = self.report(pool)
-        limits = [
-            (
-                report.vg_metadata_free_bytes < VG_METADATA_RESERVE_BYTES,
-                f"the metadata area of volume group {pool.volume_group} is full",
-            )
-        ]
-        if pool.provisioning is Provisioning.THIN:
-            limits += [
-                (
-                    report.data_percent >= THIN_WATERMARK_PERCENT,
-                    f"its data space is {report.data_percent:.1f} % full",
-                ),
-                (
-                    report.metadata_percent >= THIN_WATERMARK_PERCENT,
-                    f"its metadata space is {report.metadata_percent:.1f} % full",
-                ),
-                (
-                    promised_bytes + more_bytes > OVER_SUBSCRIPTION_MAX * report.total_bytes,
-                    f"it would promise more than {OVER_SUBSCRIPTION_MAX:g} times its size",
-                ),
-            ]
-        for reached, text in limits:
-            if reached:
-                raise ResourceExhausted(
-                    f"pool {pool.name}: {text}; extend it or delete volumes", pool=pool.name
-                )
+    volume_id: str
+    pool: PoolConfig
+    size_bytes: int
+    multi_attach: bool
+    source: Source | None = None
 
 
 class Volumes:
@@ -110,6 +50,8 @@ class Volumes:
         state: State,
         workers: VolumeWorkers,
         wipes: Wipes,
+        copies: Copies,
+        pins: Pins,
     ) -> None:
         self._catalog = catalog
         self._pools = pools
@@ -117,98 +59,99 @@ class Volumes:
         self._state = state
         self._workers = workers
         self._wipes = wipes
+        self._copies = copies
+        self._pins = pins
         self._identities = threading.Lock()
-        self._wwids: dict[str, str] = {}
+        self._claimed: dict[str, str] = {}
 
-    def create(
-        self,
-        volume_id: str,
-        pool_name: str,
-        size_bytes: int,
-        multi_attach: bool,
-        deadline: Deadline,
-    ) -> Volume:
-        pool = self._pools.named(pool_name)
+    # Making
 
+    def create(self, wanted: NewVolume, deadline: Deadline) -> Volume:
         def work() -> Volume:
-            existing = self._catalog.volumes.get(volume_id)
+            existing = self._catalog.find_volume(wanted.volume_id)
             if existing is not None:
-                return self._same_or_refuse(existing, pool, size_bytes, multi_attach)
-            self._pools.check_watermarks(pool, self._promised_bytes(pool), size_bytes)
-            self._claim_identity(volume_id)
-            deadline.check()
-            return self._create(volume_id, pool, size_bytes, multi_attach)
+                return self._same_or_refuse(existing, wanted)
+            with self._copies.held(wanted.source) as origin:
+                _check_origin(wanted, origin)
+                self._pools.check_watermarks(
+                    wanted.pool, self._promised_bytes(wanted.pool), wanted.size_bytes
+                )
+                self.claim_identity(wanted.volume_id)
+                deadline.check()
+                return self._create(wanted, origin)
 
-        return self._workers.run(volume_id, deadline, work)
+        return self._workers.run(wanted.volume_id, deadline, work)
 
-    def _same_or_refuse(
-        self, existing: Volume, pool: PoolConfig, size_bytes: int, multi_attach: bool
-    ) -> Volume:
-        extent = self._pools.report(pool).extent_bytes
-        rounded = -(-size_bytes // extent) * extent
-        if (existing.pool, existing.size_bytes, existing.multi_attach) != (
-            pool,
-            rounded,
-            multi_attach,
-        ):
-            raise AlreadyExists(
-                f"volume {existing.volume_id} exists with {existing.size_bytes} bytes in pool "
-                f"{existing.pool.name}, multi_attach {existing.multi_attach}".lower(),
-                volume_id=existing.volume_id,
-            )
-        return existing
-
-    def _promised_bytes(self, pool: PoolConfig) -> int:
-        return sum(
-            volume.size_bytes
-            for volume in list(self._catalog.volumes.values())
-            if volume.pool == pool
+    def _same_or_refuse(self, existing: Volume, wanted: NewVolume) -> Volume:
+        size_bytes = self._lvm.rounded(wanted.pool, wanted.size_bytes)
+        has = (existing.pool, existing.size_bytes, existing.multi_attach, existing.source)
+        if has == (wanted.pool, size_bytes, wanted.multi_attach, wanted.source):
+            return existing
+        source = existing.source
+        made_from = f"from {source.kind} {source.source_id}" if source else "from no source"
+        raise AlreadyExists(
+            f"volume {existing.volume_id} exists with {existing.size_bytes} bytes in pool "
+            f"{existing.pool.name}, multi_attach {str(existing.multi_attach).lower()}, {made_from}",
+            volume_id=existing.volume_id,
         )
 
-    def _claim_identity(self, volume_id: str) -> None:
+    def _promised_bytes(self, pool: PoolConfig) -> int:
+        return sum(volume.size_bytes for volume in self._catalog.volumes() if volume.pool == pool)
+
+    def claim_identity(self, volume_id: str) -> None:
         """Refuse an id whose disks an initiator could take for another volume's.
 
         Linux knows a LIO disk by the first 25 hexadecimal digits of its serial;
-        two volumes alike there would be merged by multipath.
+        two volumes alike there would be merged by multipath. Raises InvalidArgument.
         """
+        identity = wwid(volume_id)
         with self._identities:
-            for volume in list(self._catalog.volumes.values()):
-                self._wwids.setdefault(volume.wwid, volume.volume_id)
-            owner = self._wwids.setdefault(wwid(volume_id), volume_id)
-        if owner != volume_id and owner in self._catalog.volumes:
-            raise InvalidArgument(
-                [
-                    FieldViolation(
-                        "volume_id",
-                        f"has its first 25 digits in common with volume {owner}, so that "
-                        "initiators would take one disk for the other; use a random UUID",
-                    )
-                ]
-            )
+            owner = self._catalog.owner_of(identity) or self._claimed.get(identity, "")
+            if owner in ("", volume_id):
+                self._claimed[identity] = volume_id
+                return
+        raise InvalidArgument(
+            [
+                FieldViolation(
+                    "volume_id",
+                    f"has its first 25 digits in common with volume {owner}, so that "
+                    "initiators would take one disk for the other; use a random UUID",
+                )
+            ]
+        )
 
-    def _create(
-        self, volume_id: str, pool: PoolConfig, size_bytes: int, multi_attach: bool
-    ) -> Volume:
-        self._state.begin_creating(volume_id)
+    def unclaim_identity(self, volume_id: str) -> None:
+        """The catalog has the volume by now, or there will be none."""
+        with self._identities:
+            self._claimed.pop(wwid(volume_id), None)
+
+    def _create(self, wanted: NewVolume, origin: Origin | None) -> Volume:
+        asked = Volume(
+            volume_id=wanted.volume_id,
+            pool=wanted.pool,
+            size_bytes=wanted.size_bytes,
+            multi_attach=wanted.multi_attach,
+            create_time=datetime.now(UTC),
+            source=wanted.source,
+        )
+        self._state.begin_creating(asked.lv_name)
         failpoint("volume-begun")
         try:
-            volume = self._lvm.create(volume_id, pool, size_bytes, multi_attach)
-        except NoSpace as error:
-            self._state.end_creating(volume_id)
-            raise ResourceExhausted(
-                f"pool {pool.name} has no {size_bytes} bytes free; extend it or delete volumes",
-                pool=pool.name,
-            ) from error
-        except EngineError as error:
-            log.error("volume %s cannot be created: %s", volume_id, error)
-            self.heal_creation(volume_id)
-            raise Unavailable(
-                f"LVM did not create volume {volume_id}; the log says why", volume_id=volume_id
-            ) from error
-        failpoint("volume-made")
-        self._catalog.volumes[volume_id] = volume
-        self._state.end_creating(volume_id)
-        return volume
+            with engine_refusals(
+                f"LVM did not create volume {asked.volume_id}", volume_id=asked.volume_id
+            ):
+                made = self._copies.make(asked, origin) if origin else self._lvm.create(asked)
+            failpoint("volume-made")
+            self._state.end_creating(asked.lv_name)
+            self._catalog.put_volume(made)
+        except TargetdError:
+            self.heal_creation(asked.volume_id)
+            raise
+        finally:
+            self.unclaim_identity(asked.volume_id)
+        if made.copy_id:
+            self._copies.begin(made)
+        return made
 
     def heal_creation(self, volume_id: str) -> None:
         """Bring a creation that was begun to its end, or take away what it left.
@@ -217,111 +160,152 @@ class Volumes:
         not know; it cannot be activated, and nobody was told of it.
         """
         try:
-            for volume in self._lvm.volumes():
-                if volume.volume_id == volume_id:
-                    self._heal(volume)
-        except EngineError as error:
+            found = [v for v in self._lvm.inventory().volumes if v.volume_id == volume_id]
+            for volume in found:
+                self._heal(volume)
+            self._copies.let_go(volume_id)
+            if not found:
+                self._catalog.drop_volume(volume_id)
+            self._state.end_creating(volume_name(volume_id))
+        except (EngineError, TargetdError) as error:
             # The record of the creation stays, so that the next start tries again.
             log.error("volume %s cannot be healed yet: %s", volume_id, error)
-            return
-        self._state.end_creating(volume_id)
 
     def _heal(self, volume: Volume) -> None:
-        try:
-            self._lvm.activate(volume)
-        except EngineError as error:
-            log.warning("volume %s was left half-made; removing it: %s", volume.volume_id, error)
-            self._lvm.remove(volume)
-            self._catalog.volumes.pop(volume.volume_id, None)
-        else:
-            self._catalog.volumes[volume.volume_id] = volume
+        reason = "nobody was told of it, and its source may have changed"
+        if volume.source is None:
+            try:
+                self._lvm.activate(volume)
+            except EngineError as error:
+                reason = str(error)
+            else:
+                self._catalog.put_volume(volume)
+                return
+        log.warning("volume %s was left half-made; removing it: %s", volume.volume_id, reason)
+        self._lvm.remove(volume)
+        self._catalog.drop_volume(volume.volume_id)
+
+    # Growing
 
     def extend(self, volume_id: str, size_bytes: int, deadline: Deadline) -> Volume:
         def work() -> Volume:
             volume = self._catalog.volume(volume_id)
             if size_bytes <= volume.size_bytes:
                 return volume
-            more = size_bytes - volume.size_bytes
-            self._pools.check_watermarks(volume.pool, self._promised_bytes(volume.pool), more)
-            deadline.check()
-            return self._extend(volume, size_bytes)
+            with self._pins.taken(volume.lv_name):
+                return self._extend(volume, size_bytes, deadline)
 
         return self._workers.run(volume_id, deadline, work)
 
-    def _extend(self, volume: Volume, size_bytes: int) -> Volume:
-        try:
+    def _extend(self, volume: Volume, size_bytes: int, deadline: Deadline) -> Volume:
+        refuse_copying(volume)
+        if volume.pool.provisioning is Provisioning.THICK:
+            self.refuse_snapshots(volume)
+        more = size_bytes - volume.size_bytes
+        self._pools.check_watermarks(volume.pool, self._promised_bytes(volume.pool), more)
+        deadline.check()
+        with engine_refusals(
+            f"LVM did not extend volume {volume.volume_id}", volume_id=volume.volume_id
+        ):
             grown = self._lvm.extend(volume, size_bytes)
-        except NoSpace as error:
-            raise ResourceExhausted(
-                f"pool {volume.pool.name} cannot hold {size_bytes} bytes; extend it or delete "
-                "volumes",
-                pool=volume.pool.name,
-            ) from error
-        except EngineError as error:
-            log.error("volume %s cannot be extended: %s", volume.volume_id, error)
-            raise Unavailable(
-                f"LVM did not extend volume {volume.volume_id}; the log says why",
-                volume_id=volume.volume_id,
-            ) from error
-        self._catalog.volumes[volume.volume_id] = grown
+        self._catalog.put_volume(grown)
         return grown
+
+    # Deleting
 
     def delete(self, volume_id: str, deadline: Deadline) -> str:
         """Returns the id of the wipe that goes on, or an empty text."""
 
         def work() -> str:
-            volume = self._catalog.volumes.get(volume_id)
+            volume = self._catalog.find_volume(volume_id)
             if volume is None:
                 return ""
-            self._refuse_in_use(volume)
-            deadline.check()
-            return self._delete(volume)
+            with self._pins.taken(volume.lv_name):
+                self.refuse_in_use(volume)
+                deadline.check()
+                return self._delete(volume, deadline)
 
         return self._workers.run(volume_id, deadline, work)
 
-    def _refuse_in_use(self, volume: Volume) -> None:
-        attachments = [c.attachment_id for c in self._catalog.connections(volume.volume_id)]
+    def _delete(self, volume: Volume, deadline: Deadline) -> str:
+        if volume.copy_id and not self._copies.stop(volume, deadline.remaining_seconds):
+            raise DeadlineExceeded(
+                f"the copy that fills volume {volume.volume_id} did not end in time; try again",
+                volume_id=volume.volume_id,
+            )
+        with engine_refusals(
+            f"LVM did not delete volume {volume.volume_id}", volume_id=volume.volume_id
+        ):
+            operation_id = self._wipes.remove(volume)
+        self._catalog.drop_volume(volume.volume_id)
+        return operation_id
+
+    def refuse_in_use(self, volume: Volume) -> None:
+        """Raises FailedPrecondition, naming what stands against its going."""
+        volume_id = volume.volume_id
+        attachments = [c.attachment_id for c in self._catalog.connections(volume_id)]
         if attachments:
             raise FailedPrecondition(
-                f"volume {volume.volume_id} has connections: {', '.join(attachments)}; "
+                f"volume {volume_id} has connections: {', '.join(attachments)}; "
                 "terminate them first",
                 reason="HAS_CONNECTIONS",
-                volume_id=volume.volume_id,
+                volume_id=volume_id,
                 attachment_ids=",".join(attachments),
             )
-        if volume.volume_id in self._catalog.exports:
+        if self._catalog.find_export(volume_id) is not None:
             raise FailedPrecondition(
-                f"volume {volume.volume_id} is exported; call RemoveExport first",
+                f"volume {volume_id} is exported; call RemoveExport first",
                 reason="EXPORTED",
+                volume_id=volume_id,
+            )
+        self.refuse_snapshots(volume)
+
+    def refuse_snapshots(self, volume: Volume) -> None:
+        """Raises FailedPrecondition, naming the snapshots and copies of the volume."""
+        found = self._catalog.snapshots_and_sources(volume.volume_id)
+        for_copies = [one.snapshot_id for one in found if one.for_copy]
+        if for_copies:
+            raise FailedPrecondition(
+                f"volume {volume.volume_id} is being copied to {', '.join(for_copies)}; wait for "
+                "that, or delete them",
+                reason="BEING_COPIED",
                 volume_id=volume.volume_id,
+                volume_ids=",".join(for_copies),
+            )
+        if found:
+            names = [one.snapshot_id for one in found]
+            raise FailedPrecondition(
+                f"volume {volume.volume_id} has snapshots: {', '.join(names)}; delete them first",
+                reason="HAS_SNAPSHOTS",
+                volume_id=volume.volume_id,
+                snapshot_ids=",".join(names),
             )
 
-    def _delete(self, volume: Volume) -> str:
-        operation_id = ""
-        try:
-            if volume.pool.provisioning is Provisioning.THIN:
-                # A thin pool zeroes every block before it gives it to anybody else.
-                self._lvm.remove(volume)
-            else:
-                operation_id = self._wipes.new_id(volume.volume_id)
-                retired = self._lvm.retire(volume, operation_id)
-                failpoint("volume-retired")
-                self._wipes.begin(retired)
-        except StillInUse as error:
-            raise FailedPrecondition(
-                f"volume {volume.volume_id} is held open on the storage host; close what uses "
-                "its device",
-                reason="DEVICE_IN_USE",
-                volume_id=volume.volume_id,
-            ) from error
-        except EngineError as error:
-            log.error("volume %s cannot be deleted: %s", volume.volume_id, error)
-            raise Unavailable(
-                f"LVM did not delete volume {volume.volume_id}; the log says why",
-                volume_id=volume.volume_id,
-            ) from error
-        del self._catalog.volumes[volume.volume_id]
-        self._catalog.degraded.pop(volume.volume_id, None)
-        with self._identities:
-            self._wwids.pop(volume.wwid, None)
-        return operation_id
+
+def refuse_copying(volume: Volume) -> None:
+    """Raises FailedPrecondition while the volume is being filled from its source."""
+    if volume.copy_id:
+        raise FailedPrecondition(
+            f"volume {volume.volume_id} is being filled from its source by operation "
+            f"{volume.copy_id}; wait until that is done",
+            reason="COPYING",
+            volume_id=volume.volume_id,
+            operation_id=volume.copy_id,
+        )
+
+
+def _check_origin(wanted: NewVolume, origin: Origin | None) -> None:
+    if origin is None:
+        return
+    if isinstance(origin, Volume):
+        refuse_copying(origin)
+    elif origin.overflowed:
+        raise FailedPrecondition(
+            f"snapshot {origin.snapshot_id} has lost its content: its reserved space ran out",
+            reason="SNAPSHOT_OVERFLOWED",
+            snapshot_id=origin.snapshot_id,
+        )
+    if wanted.size_bytes < origin.size_bytes:
+        raise InvalidArgument(
+            [FieldViolation("size_bytes", f"must be at least its source's, {origin.size_bytes}")]
+        )

@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 # Calls that may wait for one volume. More are told to come back later, so that
 # a stuck volume cannot take all of the server's threads.
 QUEUE_LENGTH_MAX = 8
+FREE_THREAD_SECONDS = 30.0
 
 
 class Deadline:
@@ -52,9 +53,15 @@ class Deadline:
 
 
 class VolumeWorkers:
+    """Threads that are kept for a while, since starting one costs more than most work."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._queues: dict[str, deque[Callable[[], None]]] = {}
+        # Volumes with work that no thread has taken yet.
+        self._ready: deque[str] = deque()
+        self._free_threads = 0
+        self._news = threading.Condition(self._lock)
         self._idle = threading.Condition(self._lock)
 
     def run(self, volume_id: str, deadline: Deadline, work: Callable[[], Result]) -> Result:
@@ -94,9 +101,8 @@ class VolumeWorkers:
             queue = self._queues.get(volume_id)
             if queue is None:
                 self._queues[volume_id] = deque([job])
-                threading.Thread(
-                    target=self._drain, args=(volume_id,), name=f"volume-{volume_id}", daemon=True
-                ).start()
+                self._ready.append(volume_id)
+                self._provide_thread()
             elif len(queue) < QUEUE_LENGTH_MAX:
                 queue.append(job)
             else:
@@ -105,18 +111,43 @@ class VolumeWorkers:
                     volume_id=volume_id,
                 )
 
+    def _provide_thread(self) -> None:
+        """Called with the lock held. A thread that hangs in the kernel is not free."""
+        if self._free_threads >= len(self._ready):
+            self._news.notify()
+        else:
+            threading.Thread(target=self._serve, name="volume-worker", daemon=True).start()
+
+    def _serve(self) -> None:
+        while (volume_id := self._next_volume()) is not None:
+            self._drain(volume_id)
+
+    def _next_volume(self) -> str | None:
+        """A volume that has work, or None after a while without any."""
+        with self._news:
+            self._free_threads += 1
+            self._news.wait_for(lambda: self._ready, timeout=FREE_THREAD_SECONDS)
+            self._free_threads -= 1
+            return self._ready.popleft() if self._ready else None
+
     def _drain(self, volume_id: str) -> None:
         while True:
             with self._lock:
                 queue = self._queues[volume_id]
                 if not queue:
                     del self._queues[volume_id]
-                    self._idle.notify_all()
+                    if not self._queues:
+                        self._idle.notify_all()
                     return
                 job = queue[0]
             job()
             with self._lock:
                 queue.popleft()
+
+    def busy(self, volume_id: str) -> bool:
+        """Whether something is done, or hangs, for the volume now."""
+        with self._lock:
+            return volume_id in self._queues
 
     def wait_until_idle(self, seconds: float) -> bool:
         """Returns whether all work ended in time."""

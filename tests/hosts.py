@@ -18,6 +18,7 @@ from lab.storage import StorageHost
 from targetd.api.v1 import (
     export_pb2,
     export_pb2_grpc,
+    host_pb2,
     host_pb2_grpc,
     volume_pb2,
     volume_pb2_grpc,
@@ -25,10 +26,13 @@ from targetd.api.v1 import (
 from targetd.config import Config
 from targetd.daemon import Daemon
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
-from targetd.model import PoolConfig
+from targetd.model import PoolConfig, WipePolicy
 
 MEBIBYTE = 1 << 20
-POOLS = (PoolConfig("thick", "storage"), PoolConfig("thin", "storage", "thin"))
+POOLS = (
+    PoolConfig("thick", "storage"),
+    PoolConfig("thin", "storage", "thin", WipePolicy.NONE),
+)
 SIMULATED_POOL_BYTES = 3 << 30
 INITIATORS = ("a", "b")
 
@@ -49,6 +53,11 @@ class Backing(Protocol):
 
     def volumes(self) -> set[str]:
         """The names of what LVM holds beside the thin pool."""
+
+    def make_foreign(self, lv_name: str, size_bytes: int, pool: str = "thick") -> None:
+        """A logical volume of somebody else's, in the volume group."""
+
+    def remove_foreign(self, lv_name: str) -> None: ...
 
     def restart(self) -> None:
         """Kill the daemon and start it again."""
@@ -110,7 +119,32 @@ class Host:
             )
         )
 
+    def remove_export(self, volume_id: str) -> None:
+        self.exports.RemoveExport(export_pb2.RemoveExportRequest(volume_id=volume_id))
+
+    def snapshot(self, volume_id: str, reserve_bytes: int = 0) -> str:
+        snapshot_id = str(uuid.uuid4())
+        self.volumes.CreateSnapshot(
+            volume_pb2.CreateSnapshotRequest(
+                snapshot_id=snapshot_id, volume_id=volume_id, reserve_bytes=reserve_bytes
+            )
+        )
+        return snapshot_id
+
+    def wait_available(self, volume_id: str) -> volume_pb2.Volume:
+        """Wait until a volume has been filled from its source."""
+        volume = self.volumes.GetVolume(volume_pb2.GetVolumeRequest(volume_id=volume_id))
+        if volume.operation_id:
+            request = host_pb2.WatchOperationRequest(operation_id=volume.operation_id)
+            (*_, last) = self.hosts.WatchOperation(request, timeout=60)
+            assert last.state == host_pb2.OPERATION_STATE_DONE, last
+        return self.volumes.GetVolume(volume_pb2.GetVolumeRequest(volume_id=volume_id))
+
     def remove_everything(self) -> None:
+        for snapshot in self.volumes.ListSnapshots(volume_pb2.ListSnapshotsRequest()).snapshots:
+            self.volumes.DeleteSnapshot(
+                volume_pb2.DeleteSnapshotRequest(snapshot_id=snapshot.snapshot_id)
+            )
         for volume in self.volumes.ListVolumes(volume_pb2.ListVolumesRequest()).volumes:
             volume_id = volume.volume_id
             self.exports.TerminateConnection(
@@ -159,8 +193,16 @@ class SimulatedBacking:
         return {iqn: set(self.lio.acls(iqn)) for iqn in self.lio.targets()}
 
     def volumes(self) -> set[str]:
-        names = {f"volume-{volume.volume_id}" for volume in self.lvm.volumes()}
-        return names | {f"deleted-{retired.operation_id}" for retired in self.lvm.retired()}
+        found = self.lvm.inventory()
+        names = {volume.lv_name for volume in found.volumes}
+        names |= {snapshot.lv_name for snapshot in found.snapshots}
+        return names | {f"deleted-{retired.operation_id}" for retired in found.retired}
+
+    def make_foreign(self, lv_name: str, size_bytes: int, pool: str = "thick") -> None:
+        self.lvm.foreign[f"storage/{lv_name}"] = size_bytes
+
+    def remove_foreign(self, lv_name: str) -> None:
+        del self.lvm.foreign[f"storage/{lv_name}"]
 
     def restart(self) -> None:
         self._daemon.stop()
@@ -213,6 +255,15 @@ class LabBacking:
     def volumes(self) -> set[str]:
         listed = self.storage.node.run(["lvm", "lvs", "--noheadings", "-o", "lv_name"]).stdout
         return set(listed.split()) - {"thin"}
+
+    def make_foreign(self, lv_name: str, size_bytes: int, pool: str = "thick") -> None:
+        size = ["-V", f"{size_bytes}b", "--thinpool", "thin"]
+        if pool == "thick":
+            size = ["-L", f"{size_bytes}b"]
+        self.storage.node.run(["lvm", "lvcreate", "-y", "-n", lv_name, *size, "storage"])
+
+    def remove_foreign(self, lv_name: str) -> None:
+        self.storage.node.run(["lvm", "lvremove", "-y", f"storage/{lv_name}"])
 
     def restart(self) -> None:
         self.storage.kill_and_wait()

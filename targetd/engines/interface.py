@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
-from targetd.model import Acl, AclStatistics, PoolConfig, PoolReport, Session, Target, Volume
+from targetd.model import (
+    Acl,
+    AclStatistics,
+    PoolConfig,
+    PoolReport,
+    Session,
+    Snapshot,
+    Target,
+    Volume,
+)
+
+Origin = Volume | Snapshot
 
 
 class EngineError(Exception):
@@ -14,7 +26,7 @@ class EngineError(Exception):
 
 
 class NoSpace(EngineError):
-    """The pool cannot hold what was asked for."""
+    """The pool cannot hold what was asked for; the text says what, and may be told."""
 
 
 class StillInUse(EngineError):
@@ -23,11 +35,33 @@ class StillInUse(EngineError):
 
 @dataclass(frozen=True)
 class RetiredVolume:
-    """A deleted volume whose name is free already and whose data still has to go."""
+    """What was deleted, whose name is free already and whose data still has to go."""
 
     operation_id: str
     pool: PoolConfig
     size_bytes: int
+
+
+@dataclass
+class Inventory:
+    """All that LVM has of ours, active or not."""
+
+    volumes: list[Volume] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    retired: list[RetiredVolume] = field(default_factory=list)
+    # Ours by tag but not by name, as "group/name": half-way in or out by
+    # adoption or release.
+    strays: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A logical volume that somebody wants to be adopted."""
+
+    size_bytes: int
+    create_time: datetime
+    # Why it cannot be, or an empty text.
+    objection: str = ""
 
 
 class LvmEngine(Protocol):
@@ -36,34 +70,59 @@ class LvmEngine(Protocol):
 
     def pools(self) -> Sequence[PoolReport]: ...
 
-    def volumes(self) -> Sequence[Volume]:
-        """Every volume of ours, active or not."""
+    def inventory(self) -> Inventory: ...
 
-    def retired(self) -> Sequence[RetiredVolume]: ...
+    def rounded(self, pool: PoolConfig, size_bytes: int) -> int:
+        """The size that a volume of so many bytes really gets."""
 
-    def create(
-        self, volume_id: str, pool: PoolConfig, size_bytes: int, multi_attach: bool
-    ) -> Volume:
-        """Make a volume and flush LVM's metadata to the disk. Raises NoSpace."""
+    # Every method that changes a volume group has flushed LVM's metadata to the
+    # disk when it returns, and raises NoSpace where the pool is too small.
 
-    def extend(self, volume: Volume, size_bytes: int) -> Volume:
-        """Grow a volume and flush LVM's metadata. Raises NoSpace."""
+    def create(self, volume: Volume) -> Volume:
+        """Make an empty volume; returns it as it has become."""
 
-    def activate(self, volume: Volume) -> None:
+    def clone(self, volume: Volume, origin: Origin) -> Volume:
+        """Make a volume that shares the origin's blocks, in the origin's thin pool."""
+
+    def snapshot(self, snapshot: Snapshot, origin: Volume) -> Snapshot: ...
+
+    def extend(self, volume: Volume, size_bytes: int) -> Volume: ...
+
+    def finish_copy(self, volume: Volume) -> Volume:
+        """Note on the volume that it has been filled."""
+
+    def adopt(self, volume: Volume) -> Volume:
+        """Take over the logical volume ``adopted_name`` of the volume's pool."""
+
+    def candidate(self, pool: PoolConfig, lv_name: str) -> Candidate | None:
+        """What stands under that name, or None. Raises StillInUse."""
+
+    def release(self, volume: Volume, lv_name: str) -> str:
+        """Let go of a volume under that name; returns its device. Raises StillInUse."""
+
+    def release_stray(self, place: str) -> None: ...
+
+    def activate(self, volume: Origin) -> None:
         """Make the device node appear; nothing is forked when it is there."""
 
-    def is_active(self, volume: Volume) -> bool: ...
+    def remove(self, volume: Origin) -> None:
+        """Remove for good. Raises StillInUse."""
 
-    def remove(self, volume: Volume) -> None:
-        """Remove a volume for good. Raises StillInUse."""
+    def retire(self, volume: Origin, operation_id: str) -> RetiredVolume:
+        """Free the name, keep the data for the wipe. Raises StillInUse."""
 
-    def retire(self, volume: Volume, operation_id: str) -> RetiredVolume:
-        """Free the volume's name, keep its data for the wipe. Raises StillInUse."""
+    def wipe(self, retired: RetiredVolume, start_bytes: int, step_bytes: int) -> Iterator[int]:
+        """Overwrite by the pool's policy, from ``start_bytes`` on.
 
-    def wipe(self, retired: RetiredVolume, progress: Callable[[int], None]) -> None:
-        """Overwrite with zeros; ``progress`` gets the bytes done so far."""
+        Yields after each step how many bytes are done and on the disk.
+        """
 
     def remove_retired(self, retired: RetiredVolume) -> None: ...
+
+    def copy(
+        self, volume: Volume, origin: Origin, start_bytes: int, step_bytes: int
+    ) -> Iterator[int]:
+        """Fill the volume with the origin's data; yields as ``wipe`` does."""
 
 
 class LioEngine(Protocol):
@@ -76,8 +135,8 @@ class LioEngine(Protocol):
     def forget_stray_backstores(self, wanted: Iterable[str]) -> list[str]:
         """Remove our unexported backstores of other volumes; returns their volume ids."""
 
-    def ensure_target(self, target: Target) -> bool:
-        """Make or repair a target; returns whether anything was changed."""
+    def ensure_target(self, target: Target) -> Sequence[str]:
+        """Make or repair a target; returns what was not as it must be."""
 
     def remove_target(self, iqn: str, volume_id: str) -> None:
         """Remove a target, with its ACLs, and its backstore; absent is fine."""
@@ -87,8 +146,8 @@ class LioEngine(Protocol):
 
     def has_acl(self, iqn: str, initiator: str) -> bool: ...
 
-    def ensure_acl(self, iqn: str, acl: Acl) -> None:
-        """Make or repair one initiator's access."""
+    def ensure_acl(self, iqn: str, acl: Acl) -> Sequence[str]:
+        """Make or repair one initiator's access; returns what was not as it must be."""
 
     def remove_acl(self, iqn: str, initiator: str) -> bool:
         """Take the access away and close its sessions; returns whether one was live."""

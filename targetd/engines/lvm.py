@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-import array
-import errno
-import fcntl
-import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
-from targetd.engines import process
-from targetd.engines.interface import EngineError, NoSpace, RetiredVolume, StillInUse
-from targetd.engines.process import ProcessFailed
+from targetd.engines import blocks, lvm_command
+from targetd.engines.interface import (
+    Candidate,
+    EngineError,
+    Inventory,
+    NoSpace,
+    Origin,
+    RetiredVolume,
+)
+from targetd.engines.lvm_checks import check_group, check_scanning, check_thin_zeroes, thin_pool_row
+from targetd.engines.lvm_command import Row
+from targetd.engines.lvm_records import (
+    COLUMNS,
+    COPYING,
+    OUR_TAG,
+    RETIRED,
+    add_tags,
+    create_time,
+    our_tags,
+    read_inventory,
+    remove_tags,
+    snapshot_tags,
+    volume_tags,
+)
 from targetd.errors import StartError
 from targetd.failpoints import failpoint
-from targetd.model import PoolConfig, PoolReport, Provisioning, Volume, volume_name
+from targetd.model import PoolConfig, PoolReport, Provisioning, Snapshot, Volume, WipePolicy
 
 log = logging.getLogger(__name__)
 
-# Marks a logical volume as ours; a volume of that name without it is foreign.
-OUR_TAG = "targetd.v1"
-MULTI_ATTACH_TAG = "targetd.multi-attach"
-VOLUME_PREFIX = "volume-"
-RETIRED_PREFIX = "deleted-"
-
-# From linux/fs.h: _IO(0x12, 127). Takes two uint64: start and length in bytes.
-BLKZEROOUT = 0x127F
-WIPE_STEP_BYTES = 32 << 20
-
-# Volumes hold guests' own volume groups, which the host must never scan; times
-# as seconds since the epoch; no message bus is asked for on every command.
-COMMON_CONFIG = "devices/scan_lvs=0 global/notify_dbus=0 report/time_format=%s"
+GROUP_COLUMNS = "vg_name,vg_size,vg_free,vg_extent_size,vg_mda_size,vg_mda_free"
+POOL_COLUMNS = "vg_name,lv_name,lv_size,lv_tags,pool_lv,data_percent,metadata_percent,segtype,zero"
+# A change that does not fit in here any more fails, whatever it is.
+VG_METADATA_FULL_BYTES = 4096
+# What the first letter of lv_attr may be for an adoption: plain, mirrored, RAID, thin.
+ADOPTABLE = "-mMrRV"
+# A thick snapshot's table of changes needs less than this part of its volume's size.
+SNAPSHOT_TABLE_PART = 128
 
 
 class Lvm:
@@ -51,64 +63,51 @@ class Lvm:
         self._extent_bytes: dict[str, int] = {}
 
     def start(self) -> None:
+        check_scanning()
         for group in self._groups:
-            self._check_group(group)
+            check_group(group)
         self._devices = self._physical_volumes()
+        rows = self._pool_rows()
+        for pool in self._pools:
+            if pool.provisioning is Provisioning.THIN:
+                check_thin_zeroes(pool, thin_pool_row(pool, rows))
         self.pools()
-
-    def _check_group(self, group: str) -> None:
-        try:
-            row = self._report("vgs", "vg_attr,vg_systemid,vg_lock_type", group)[0]
-        except EngineError as error:
-            raise StartError(
-                f"volume group {group} is not there; create it (vgcreate {group} DEVICE) "
-                "or correct [[pool]] in the configuration"
-            ) from error
-        if row["vg_lock_type"] not in ("", "none") or row["vg_systemid"]:
-            raise StartError(
-                f"volume group {group} is shared or belongs to another host; targetd needs a "
-                "local one of its own"
-            )
 
     def _physical_volumes(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {group: [] for group in self._groups}
-        for row in self._report("pvs", "pv_name,vg_name"):
-            if row["vg_name"] in found:
+        for row in lvm_command.report("pvs", "pv_name,vg_name,pv_missing"):
+            if row["vg_name"] in found and not row["pv_missing"]:
                 found[row["vg_name"]].append(row["pv_name"])
         return found
 
+    # Reports
+
     def pools(self) -> list[PoolReport]:
         groups = {
-            row["vg_name"]: row
-            for row in self._report(
-                "vgs",
-                "vg_name,vg_size,vg_free,vg_extent_size,vg_mda_size,vg_mda_free",
-                *self._groups,
-            )
+            row["vg_name"]: row for row in lvm_command.report("vgs", GROUP_COLUMNS, *self._groups)
         }
-        volumes = self._report(
-            "lvs",
-            "vg_name,lv_name,lv_size,lv_tags,pool_lv,data_percent,metadata_percent,segtype",
-            *self._groups,
-        )
+        rows = self._pool_rows()
         for group, row in groups.items():
             self._extent_bytes[group] = int(row["vg_extent_size"])
-        return [self._pool_report(pool, groups[pool.volume_group], volumes) for pool in self._pools]
+        return [self._pool_report(pool, groups[pool.volume_group], rows) for pool in self._pools]
 
-    def _pool_report(
-        self, pool: PoolConfig, group: Mapping[str, str], volumes: Sequence[Mapping[str, str]]
-    ) -> PoolReport:
+    def _pool_rows(self) -> list[Row]:
+        return lvm_command.report("lvs", POOL_COLUMNS, *self._groups)
+
+    def _pool_report(self, pool: PoolConfig, group: Row, rows: list[Row]) -> PoolReport:
         ours = [
             int(row["lv_size"])
-            for row in volumes
-            if row["vg_name"] == pool.volume_group
-            and row["pool_lv"] == pool.thin_pool
-            and OUR_TAG in row["lv_tags"].split(",")
+            for row in rows
+            if (row["vg_name"], row["pool_lv"]) == (pool.volume_group, pool.thin_pool)
+            and OUR_TAG in our_tags(row)
         ]
         total, free = int(group["vg_size"]), int(group["vg_free"])
         data = metadata = 0.0
         if pool.provisioning is Provisioning.THIN:
-            thin = self._thin_pool_row(pool, volumes)
+            try:
+                thin = thin_pool_row(pool, rows)
+            except StartError as error:
+                raise EngineError(str(error)) from error
             total = int(thin["lv_size"])
             data, metadata = float(thin["data_percent"]), float(thin["metadata_percent"])
             free = int(total * (100 - data) / 100)
@@ -124,136 +123,192 @@ class Lvm:
             metadata_percent=metadata,
         )
 
-    def _thin_pool_row(
-        self, pool: PoolConfig, volumes: Sequence[Mapping[str, str]]
-    ) -> Mapping[str, str]:
-        for row in volumes:
-            if (row["vg_name"], row["lv_name"]) == (pool.volume_group, pool.thin_pool):
-                if row["segtype"] == "thin-pool" and row["data_percent"]:
-                    return row
-                break
-        raise StartError(
-            f"{pool.volume_group}/{pool.thin_pool} is not an active thin pool; create it "
-            f"(lvcreate --type thin-pool -n {pool.thin_pool} -L SIZE {pool.volume_group}), "
-            "activate it, or correct [[pool]] in the configuration"
-        )
+    def inventory(self) -> Inventory:
+        return read_inventory(lvm_command.report("lvs", COLUMNS, *self._groups), self._pools)
 
-    def volumes(self) -> list[Volume]:
-        return [
-            self._volume(row, pool)
-            for row, pool in self._our_rows()
-            if row["lv_name"].startswith(VOLUME_PREFIX)
-        ]
-
-    def retired(self) -> list[RetiredVolume]:
-        return [
-            RetiredVolume(row["lv_name"].removeprefix(RETIRED_PREFIX), pool, int(row["lv_size"]))
-            for row, pool in self._our_rows()
-            if row["lv_name"].startswith(RETIRED_PREFIX)
-        ]
-
-    def _our_rows(self) -> Iterator[tuple[Mapping[str, str], PoolConfig]]:
-        by_place = {(pool.volume_group, pool.thin_pool): pool for pool in self._pools}
-        for row in self._report(
-            "lvs", "vg_name,lv_name,lv_size,lv_tags,pool_lv,lv_time", *self._groups
-        ):
-            pool = by_place.get((row["vg_name"], row["pool_lv"]))
-            if pool is not None and OUR_TAG in row["lv_tags"].split(","):
-                yield row, pool
-
-    def _volume(self, row: Mapping[str, str], pool: PoolConfig) -> Volume:
-        return Volume(
-            volume_id=row["lv_name"].removeprefix(VOLUME_PREFIX),
-            pool=pool,
-            size_bytes=int(row["lv_size"]),
-            multi_attach=MULTI_ATTACH_TAG in row["lv_tags"].split(","),
-            create_time=datetime.fromtimestamp(int(row["lv_time"]), UTC),
-        )
-
-    def create(
-        self, volume_id: str, pool: PoolConfig, size_bytes: int, multi_attach: bool
-    ) -> Volume:
-        size_bytes = self._rounded(pool, size_bytes)
-        argv = ["lvcreate", "--yes", "--name", volume_name(volume_id), "--addtag", OUR_TAG]
-        if multi_attach:
-            argv += ["--addtag", MULTI_ATTACH_TAG]
-        if pool.provisioning is Provisioning.THIN:
-            argv += ["--virtualsize", f"{size_bytes}b"]
-            argv += ["--thinpool", f"{pool.volume_group}/{pool.thin_pool}"]
-        else:
-            argv += ["--size", f"{size_bytes}b", "--wipesignatures", "y", "--zero", "y"]
-            argv += [pool.volume_group]
-        with self._changing(pool, size_bytes):
-            self._lvm(*argv)
-            failpoint("lvm-create-unsynced")
-        return Volume(volume_id, pool, size_bytes, multi_attach, datetime.now(UTC))
-
-    def extend(self, volume: Volume, size_bytes: int) -> Volume:
-        size_bytes = self._rounded(volume.pool, size_bytes)
-        with self._changing(volume.pool, size_bytes - volume.size_bytes):
-            self._lvm("lvextend", "--size", f"{size_bytes}b", _path(volume))
-        return Volume(
-            volume.volume_id, volume.pool, size_bytes, volume.multi_attach, volume.create_time
-        )
-
-    def is_active(self, volume: Volume) -> bool:
-        return os.path.exists(volume.device_path)
-
-    def activate(self, volume: Volume) -> None:
-        if not self.is_active(volume):
-            self._lvm("lvchange", "--activate", "y", _path(volume))
-
-    def remove(self, volume: Volume) -> None:
-        self._remove(volume.pool, _path(volume))
-
-    def retire(self, volume: Volume, operation_id: str) -> RetiredVolume:
-        self._refuse_in_use(volume.device_path)
-        name = f"{RETIRED_PREFIX}{operation_id}"
-        with self._changing(volume.pool):
-            self._lvm("lvrename", volume.pool.volume_group, volume_name(volume.volume_id), name)
-        return RetiredVolume(operation_id, volume.pool, volume.size_bytes)
-
-    def wipe(self, retired: RetiredVolume, progress: Callable[[int], None]) -> None:
-        name = f"{RETIRED_PREFIX}{retired.operation_id}"
-        path = f"/dev/{retired.pool.volume_group}/{name}"
-        if not os.path.exists(path):
-            self._lvm("lvchange", "--activate", "y", f"{retired.pool.volume_group}/{name}")
-        with _opened(path, os.O_WRONLY | os.O_EXCL) as device:
-            for start in range(0, retired.size_bytes, WIPE_STEP_BYTES):
-                length = min(WIPE_STEP_BYTES, retired.size_bytes - start)
-                fcntl.ioctl(device, BLKZEROOUT, array.array("Q", [start, length]))
-                progress(start + length)
-            os.fsync(device)
-
-    def remove_retired(self, retired: RetiredVolume) -> None:
-        self._remove(
-            retired.pool, f"{retired.pool.volume_group}/{RETIRED_PREFIX}{retired.operation_id}"
-        )
-
-    def _remove(self, pool: PoolConfig, path: str) -> None:
-        self._refuse_in_use(f"/dev/{path}")
-        with self._changing(pool):
-            self._lvm("lvremove", "--yes", path)
-
-    def _refuse_in_use(self, device_path: str) -> None:
-        """Raises StillInUse where LIO, a mount or another program holds the device."""
-        try:
-            with _opened(device_path, os.O_RDONLY | os.O_EXCL):
-                return
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise EngineError(f"{device_path}: {error}") from error
-            raise StillInUse(device_path) from error
-
-    def _rounded(self, pool: PoolConfig, size_bytes: int) -> int:
+    def rounded(self, pool: PoolConfig, size_bytes: int) -> int:
         extent = self._extent_bytes[pool.volume_group]
         return -(-size_bytes // extent) * extent
 
+    # Making
+
+    def create(self, volume: Volume) -> Volume:
+        pool = volume.pool
+        made = replace(volume, size_bytes=self.rounded(pool, volume.size_bytes))
+        argv = ["--yes", "--name", volume.lv_name, *add_tags(volume_tags(volume))]
+        if pool.provisioning is Provisioning.THIN:
+            argv += ["--virtualsize", f"{made.size_bytes}b"]
+            argv += ["--thinpool", f"{pool.volume_group}/{pool.thin_pool}"]
+        else:
+            argv += ["--size", f"{made.size_bytes}b", "--wipesignatures", "y", "--zero", "y"]
+            argv += [pool.volume_group]
+        with self._changing(pool, made.size_bytes):
+            lvm_command.run("lvcreate", *argv)
+            failpoint("lvm-create-unsynced")
+        return made
+
+    def clone(self, volume: Volume, origin: Origin) -> Volume:
+        made = replace(volume, size_bytes=self.rounded(volume.pool, volume.size_bytes))
+        argv = ["--yes", "--snapshot", "--setactivationskip", "n", "--name", volume.lv_name]
+        with self._changing(volume.pool):
+            lvm_command.run("lvcreate", *argv, *add_tags(volume_tags(volume)), _path(origin))
+            failpoint("lvm-clone-made")
+            if made.size_bytes > origin.size_bytes:
+                lvm_command.run("lvextend", "--size", f"{made.size_bytes}b", _path(volume))
+        return made
+
+    def snapshot(self, snapshot: Snapshot, origin: Volume) -> Snapshot:
+        pool = snapshot.pool
+        argv = ["--yes", "--snapshot", "--name", snapshot.lv_name]
+        needed = 0
+        if pool.provisioning is Provisioning.THIN:
+            # Not active until somebody needs it: its device would serve nobody.
+            argv += ["--setactivationskip", "y"]
+        else:
+            needed = self._snapshot_space(snapshot, origin)
+            argv += ["--size", f"{needed}b"]
+        with self._changing(pool, needed):
+            lvm_command.run("lvcreate", *argv, *add_tags(snapshot_tags(snapshot)), _path(origin))
+            failpoint("lvm-snapshot-unsynced")
+        made = replace(snapshot, size_bytes=origin.size_bytes, create_time=datetime.now(UTC))
+        if not needed:
+            return made
+        try:
+            # LVM gives no more than the whole volume's changes can take.
+            return replace(made, reserved_bytes=blocks.size_bytes(_space_path(made)))
+        except OSError as error:
+            raise EngineError(f"{_space_path(made)}: {error}") from error
+
+    def _snapshot_space(self, snapshot: Snapshot, origin: Volume) -> int:
+        extent = self._extent_bytes[snapshot.pool.volume_group]
+        whole = origin.size_bytes + origin.size_bytes // SNAPSHOT_TABLE_PART + 2 * extent
+        return self.rounded(snapshot.pool, snapshot.reserve_bytes or whole)
+
+    def extend(self, volume: Volume, size_bytes: int) -> Volume:
+        size_bytes = self.rounded(volume.pool, size_bytes)
+        with self._changing(volume.pool, size_bytes - volume.size_bytes):
+            lvm_command.run("lvextend", "--size", f"{size_bytes}b", _path(volume))
+        return replace(volume, size_bytes=size_bytes)
+
+    def finish_copy(self, volume: Volume) -> Volume:
+        with self._changing(volume.pool):
+            lvm_command.run("lvchange", *remove_tags([COPYING + volume.copy_id]), _path(volume))
+        return replace(volume, copy_id="")
+
+    def activate(self, volume: Origin) -> None:
+        if not os.path.exists(volume.device_path):
+            self._activate(_path(volume))
+
+    def _activate(self, path: str) -> None:
+        lvm_command.run("lvchange", "--activate", "y", "--ignoreactivationskip", path)
+
+    # Taking over, letting go
+
+    def candidate(self, pool: PoolConfig, lv_name: str) -> Candidate | None:
+        rows = lvm_command.report("lvs", COLUMNS, pool.volume_group)
+        row = next((row for row in rows if row["lv_name"] == lv_name), None)
+        if row is None:
+            return None
+        objection = ""
+        if OUR_TAG in our_tags(row):
+            objection = "belongs to targetd already"
+        elif row["pool_lv"] != pool.thin_pool:
+            objection = f"is not in pool {pool.name}"
+        elif row["lv_attr"][0] not in ADOPTABLE:
+            objection = "is a pool, a snapshot, or has snapshots"
+        else:
+            blocks.refuse_in_use(f"/dev/{pool.volume_group}/{lv_name}")
+        return Candidate(int(row["lv_size"]), create_time(row), objection)
+
+    def adopt(self, volume: Volume) -> Volume:
+        group = volume.pool.volume_group
+        with self._changing(volume.pool):
+            # Tagged before it is renamed: from its tag alone a start knows that
+            # this was not finished, and lets go of it again.
+            tags = add_tags(volume_tags(volume))
+            lvm_command.run("lvchange", *tags, f"{group}/{volume.adopted_name}")
+            failpoint("lvm-adopt-tagged")
+            lvm_command.run("lvrename", group, volume.adopted_name, volume.lv_name)
+        return volume
+
+    def release(self, volume: Volume, lv_name: str) -> str:
+        group = volume.pool.volume_group
+        blocks.refuse_in_use(volume.device_path)
+        with self._changing(volume.pool):
+            if lv_name != volume.lv_name:
+                lvm_command.run("lvrename", group, volume.lv_name, lv_name)
+                failpoint("lvm-release-renamed")
+            lvm_command.run("lvchange", *remove_tags(volume_tags(volume)), f"{group}/{lv_name}")
+        return f"/dev/{group}/{lv_name}"
+
+    def release_stray(self, place: str) -> None:
+        group, _, name = place.partition("/")
+        for row in lvm_command.report("lvs", COLUMNS, group):
+            if row["lv_name"] == name and OUR_TAG in our_tags(row):
+                with self._locks[group]:
+                    lvm_command.run("lvchange", *remove_tags(our_tags(row)), place)
+                    self._flush(group)
+
+    # Removing
+
+    def remove(self, volume: Origin) -> None:
+        self._remove(volume.pool, _path(volume))
+
+    def _remove(self, pool: PoolConfig, path: str) -> None:
+        blocks.refuse_in_use(f"/dev/{path}")
+        with self._changing(pool):
+            lvm_command.run("lvremove", "--yes", path)
+
+    def retire(self, volume: Origin, operation_id: str) -> RetiredVolume:
+        blocks.refuse_in_use(volume.device_path)
+        group = volume.pool.volume_group
+        retired = RetiredVolume(operation_id, volume.pool, volume.size_bytes)
+        with self._changing(volume.pool):
+            lvm_command.run("lvrename", group, volume.lv_name, _retired_name(retired))
+            if isinstance(volume, Snapshot):
+                failpoint("lvm-snapshot-unsplit")
+                self._split(retired)
+                retired = replace(retired, size_bytes=volume.reserved_bytes)
+        return retired
+
+    def _split(self, retired: RetiredVolume) -> None:
+        """Part a snapshot from its origin, so that its own space can be overwritten."""
+        lvm_command.run("lvconvert", "--yes", "--splitsnapshot", _retired_path(retired))
+
+    def wipe(self, retired: RetiredVolume, start_bytes: int, step_bytes: int) -> Iterator[int]:
+        device = f"/dev/{_retired_path(retired)}"
+        if os.path.exists(_mapper_path(retired.pool, _retired_name(retired), "-cow")):
+            with self._changing(retired.pool):
+                self._split(retired)
+        if not os.path.exists(device):
+            self._activate(_retired_path(retired))
+        if retired.pool.wipe is not WipePolicy.NONE:
+            yield from blocks.wipe(
+                device, retired.size_bytes, retired.pool.wipe, start_bytes, step_bytes
+            )
+
+    def remove_retired(self, retired: RetiredVolume) -> None:
+        self._remove(retired.pool, _retired_path(retired))
+
+    def copy(
+        self, volume: Volume, origin: Origin, start_bytes: int, step_bytes: int
+    ) -> Iterator[int]:
+        self.activate(origin)
+        self.activate(volume)
+        yield from blocks.copy(
+            origin.device_path,
+            volume.device_path,
+            origin.size_bytes,
+            volume.pool.provisioning is Provisioning.THIN,
+            start_bytes,
+            step_bytes,
+        )
+
+    # Around every change
+
     @contextmanager
     def _changing(self, pool: PoolConfig, needed_bytes: int = 0) -> Iterator[None]:
-        """Around a change of a volume group: one at a time, and flushed at its end.
+        """One at a time per volume group, and flushed at its end.
 
         LVM ends its commands without flushing its metadata to the disk
         (observed with lvm2 2.03.16 on dm-log-writes), so a power cut could
@@ -263,56 +318,46 @@ class Lvm:
             try:
                 yield
             except EngineError as error:
-                if needed_bytes and self._lacks_space(pool, needed_bytes):
-                    raise NoSpace(f"pool {pool.name} has no {needed_bytes} bytes free") from error
+                if lack := self._lack(pool, needed_bytes):
+                    raise NoSpace(lack) from error
                 raise
             self._flush(pool.volume_group)
 
     def _flush(self, group: str) -> None:
         for device in self._devices[group]:
-            try:
-                with _opened(device, os.O_RDONLY) as descriptor:
-                    os.fsync(descriptor)
-            except OSError as error:
-                raise EngineError(f"{device} cannot be flushed: {error}") from error
+            blocks.flush(device)
 
-    def _lacks_space(self, pool: PoolConfig, needed_bytes: int) -> bool:
-        """Ask for the figures: LVM's error texts may change between releases."""
+    def _lack(self, pool: PoolConfig, needed_bytes: int) -> str:
+        """What is full, or an empty text.
+
+        The figures are asked for: LVM's error texts may change between releases.
+        """
         report = next(report for report in self.pools() if report.config == pool)
-        return report.vg_metadata_free_bytes < 4096 or report.free_bytes < needed_bytes
-
-    def _report(self, command: str, columns: str, *names: str) -> list[dict[str, str]]:
-        output = self._lvm(
-            command,
-            *("--reportformat", "json", "--units", "b", "--nosuffix", "--options", columns),
-            *names,
-        )
-        try:
-            document: Any = json.loads(output)
-            (section,) = document["report"]
-            (rows,) = section.values()
-        except (ValueError, KeyError) as error:
-            raise EngineError(f"{command} printed no report: {output[:200]!r}") from error
-        return list(rows)
-
-    def _lvm(self, command: str, *arguments: str) -> str:
-        try:
-            return process.run(["lvm", command, "--config", COMMON_CONFIG, *arguments]).stdout
-        except ProcessFailed as error:
-            raise EngineError(str(error)) from error
-        except OSError as error:
-            raise EngineError(f"lvm cannot be run: {error}") from error
+        if report.vg_metadata_free_bytes < VG_METADATA_FULL_BYTES:
+            return f"the metadata area of volume group {pool.volume_group} is full"
+        if report.free_bytes < needed_bytes:
+            return f"pool {pool.name} has no {needed_bytes} bytes free"
+        return ""
 
 
-def _path(volume: Volume) -> str:
-    return f"{volume.pool.volume_group}/{volume_name(volume.volume_id)}"
+def _path(volume: Origin) -> str:
+    return f"{volume.pool.volume_group}/{volume.lv_name}"
 
 
-@contextmanager
-def _opened(path: str, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        with suppress(OSError):
-            os.close(descriptor)
+def _retired_name(retired: RetiredVolume) -> str:
+    return f"{RETIRED}{retired.operation_id}"
+
+
+def _retired_path(retired: RetiredVolume) -> str:
+    return f"{retired.pool.volume_group}/{_retired_name(retired)}"
+
+
+def _mapper_path(pool: PoolConfig, lv_name: str, layer: str) -> str:
+    """The device-mapper node of one layer of a logical volume."""
+    group, name = (part.replace("-", "--") for part in (pool.volume_group, lv_name))
+    return f"/dev/mapper/{group}-{name}{layer}"
+
+
+def _space_path(snapshot: Snapshot) -> str:
+    """The device that holds a thick snapshot's changes."""
+    return _mapper_path(snapshot.pool, snapshot.lv_name, "-cow")

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Any
 
-from targetd.engines.interface import EngineError, NoSpace, RetiredVolume, StillInUse
+from targetd.engines.interface import (
+    Candidate,
+    EngineError,
+    Inventory,
+    NoSpace,
+    Origin,
+    RetiredVolume,
+    StillInUse,
+)
 from targetd.model import (
     Acl,
     AclStatistics,
@@ -15,6 +24,7 @@ from targetd.model import (
     PoolReport,
     Provisioning,
     Session,
+    Snapshot,
     Target,
     Volume,
 )
@@ -47,8 +57,13 @@ class SimulatedLvm:
         self._host = host
         self._pool_bytes = pool_bytes
         self._volumes: dict[str, Volume] = {}
+        self._snapshots: dict[str, Snapshot] = {}
         self._retired: dict[str, RetiredVolume] = {}
-        self._active: set[str] = set()
+        # Logical volumes that are not ours, by "group/name".
+        self.foreign: dict[str, int] = {}
+        # Each step of long work waits for it.
+        self.may_step = threading.Event()
+        self.may_step.set()
 
     def start(self) -> None:
         return None
@@ -57,9 +72,12 @@ class SimulatedLvm:
         return [self._report(config) for config in self._configs]
 
     def _report(self, config: PoolConfig) -> PoolReport:
-        provisioned = sum(v.size_bytes for v in self._volumes.values() if v.pool == config)
-        provisioned += sum(r.size_bytes for r in self._retired.values() if r.pool == config)
-        used = 0 if config.provisioning is Provisioning.THIN else provisioned
+        with self._host.lock:
+            provisioned = sum(v.size_bytes for v in self._volumes.values() if v.pool == config)
+            retired = sum(r.size_bytes for r in self._retired.values() if r.pool == config)
+            reserved = sum(s.reserved_bytes for s in self._snapshots.values() if s.pool == config)
+        thin = config.provisioning is Provisioning.THIN
+        used = 0 if thin else provisioned + retired + reserved
         return PoolReport(
             config=config,
             total_bytes=self._pool_bytes,
@@ -70,57 +88,116 @@ class SimulatedLvm:
             vg_metadata_free_bytes=1 << 19,
         )
 
-    def volumes(self) -> list[Volume]:
-        return list(self._volumes.values())
+    def inventory(self) -> Inventory:
+        with self._host.lock:
+            return Inventory(
+                list(self._volumes.values()),
+                list(self._snapshots.values()),
+                list(self._retired.values()),
+            )
 
-    def retired(self) -> list[RetiredVolume]:
-        return list(self._retired.values())
+    def rounded(self, pool: PoolConfig, size_bytes: int) -> int:
+        return -(-size_bytes // EXTENT_BYTES) * EXTENT_BYTES
 
-    def create(
-        self, volume_id: str, pool: PoolConfig, size_bytes: int, multi_attach: bool
-    ) -> Volume:
-        size_bytes = _rounded(size_bytes)
-        self._refuse_lack(pool, size_bytes)
-        volume = Volume(volume_id, pool, size_bytes, multi_attach, datetime.now(UTC))
-        self._volumes[volume_id] = volume
-        self._active.add(volume_id)
+    def create(self, volume: Volume) -> Volume:
+        made = replace(volume, size_bytes=self.rounded(volume.pool, volume.size_bytes))
+        self._refuse_lack(made.pool, made.size_bytes)
+        return self._put(made)
+
+    def clone(self, volume: Volume, origin: Origin) -> Volume:
+        return self._put(replace(volume, size_bytes=self.rounded(volume.pool, volume.size_bytes)))
+
+    def _put(self, volume: Volume) -> Volume:
+        with self._host.lock:
+            if volume.lv_name in self._volumes:
+                raise EngineError(f"{volume.lv_name} exists")
+            self._volumes[volume.lv_name] = volume
         return volume
+
+    def snapshot(self, snapshot: Snapshot, origin: Volume) -> Snapshot:
+        made = replace(snapshot, size_bytes=origin.size_bytes)
+        if snapshot.pool.provisioning is Provisioning.THICK:
+            reserved = self.rounded(snapshot.pool, snapshot.reserve_bytes or origin.size_bytes)
+            self._refuse_lack(snapshot.pool, reserved)
+            made = replace(made, reserved_bytes=reserved)
+        with self._host.lock:
+            self._snapshots[made.lv_name] = made
+        return made
 
     def _refuse_lack(self, pool: PoolConfig, needed_bytes: int) -> None:
         if pool.provisioning is Provisioning.THICK and needed_bytes > self._report(pool).free_bytes:
             raise NoSpace(f"pool {pool.name} has no {needed_bytes} bytes free")
 
     def extend(self, volume: Volume, size_bytes: int) -> Volume:
-        size_bytes = _rounded(size_bytes)
+        size_bytes = self.rounded(volume.pool, size_bytes)
         self._refuse_lack(volume.pool, size_bytes - volume.size_bytes)
-        grown = replace(volume, size_bytes=size_bytes)
-        self._volumes[volume.volume_id] = grown
-        return grown
+        return self._replaced(replace(volume, size_bytes=size_bytes))
 
-    def activate(self, volume: Volume) -> None:
-        self._active.add(volume.volume_id)
+    def finish_copy(self, volume: Volume) -> Volume:
+        return self._replaced(replace(volume, copy_id=""))
 
-    def is_active(self, volume: Volume) -> bool:
-        return volume.volume_id in self._active
+    def _replaced(self, volume: Volume) -> Volume:
+        with self._host.lock:
+            self._volumes[volume.lv_name] = volume
+        return volume
 
-    def remove(self, volume: Volume) -> None:
+    def activate(self, volume: Origin) -> None:
+        return None
+
+    def candidate(self, pool: PoolConfig, lv_name: str) -> Candidate | None:
+        if lv_name in self._volumes:
+            return Candidate(0, datetime.now(UTC), "belongs to targetd already")
+        size = self.foreign.get(f"{pool.volume_group}/{lv_name}")
+        return None if size is None else Candidate(size, datetime.now(UTC))
+
+    def adopt(self, volume: Volume) -> Volume:
+        del self.foreign[f"{volume.pool.volume_group}/{volume.adopted_name}"]
+        return self._put(volume)
+
+    def release(self, volume: Volume, lv_name: str) -> str:
         self._refuse_in_use(volume)
-        del self._volumes[volume.volume_id]
+        with self._host.lock:
+            del self._volumes[volume.lv_name]
+            self.foreign[f"{volume.pool.volume_group}/{lv_name}"] = volume.size_bytes
+        return f"/dev/{volume.pool.volume_group}/{lv_name}"
 
-    def retire(self, volume: Volume, operation_id: str) -> RetiredVolume:
+    def release_stray(self, place: str) -> None:
+        return None
+
+    def remove(self, volume: Origin) -> None:
         self._refuse_in_use(volume)
-        del self._volumes[volume.volume_id]
-        retired = RetiredVolume(operation_id, volume.pool, volume.size_bytes)
-        self._retired[operation_id] = retired
+        with self._host.lock:
+            del self._of(volume)[volume.lv_name]
+
+    def retire(self, volume: Origin, operation_id: str) -> RetiredVolume:
+        self._refuse_in_use(volume)
+        with self._host.lock:
+            del self._of(volume)[volume.lv_name]
+            retired = RetiredVolume(operation_id, volume.pool, volume.size_bytes)
+            self._retired[operation_id] = retired
         return retired
 
-    def wipe(self, retired: RetiredVolume, progress: Callable[[int], None]) -> None:
-        progress(retired.size_bytes)
+    def _of(self, volume: Origin) -> dict[str, Any]:
+        return self._volumes if isinstance(volume, Volume) else self._snapshots
+
+    def wipe(self, retired: RetiredVolume, start_bytes: int, step_bytes: int) -> Iterator[int]:
+        yield from self._steps(retired.size_bytes, start_bytes, step_bytes)
 
     def remove_retired(self, retired: RetiredVolume) -> None:
-        del self._retired[retired.operation_id]
+        with self._host.lock:
+            del self._retired[retired.operation_id]
 
-    def _refuse_in_use(self, volume: Volume) -> None:
+    def copy(
+        self, volume: Volume, origin: Origin, start_bytes: int, step_bytes: int
+    ) -> Iterator[int]:
+        yield from self._steps(origin.size_bytes, start_bytes, step_bytes)
+
+    def _steps(self, size_bytes: int, start_bytes: int, step_bytes: int) -> Iterator[int]:
+        for start in range(start_bytes, size_bytes, step_bytes):
+            self.may_step.wait()
+            yield min(start + step_bytes, size_bytes)
+
+    def _refuse_in_use(self, volume: Origin) -> None:
         if volume.device_path in self._host.held_devices:
             raise StillInUse(volume.device_path)
 
@@ -138,15 +215,15 @@ class SimulatedLio:
     def forget_stray_backstores(self, wanted: Iterable[str]) -> list[str]:
         return []
 
-    def ensure_target(self, target: Target) -> bool:
+    def ensure_target(self, target: Target) -> Sequence[str]:
         with self._host.lock:
             if target.iqn in self._host.targets:
-                return False
+                return []
             if target.device_path in self._host.held_devices:
                 raise EngineError(f"{target.device_path} is busy")
             self._host.targets[target.iqn] = SimulatedTarget(target)
             self._host.held_devices[target.device_path] = target.iqn
-            return True
+            return ["target"]
 
     def remove_target(self, iqn: str, volume_id: str) -> None:
         with self._host.lock:
@@ -161,11 +238,13 @@ class SimulatedLio:
     def has_acl(self, iqn: str, initiator: str) -> bool:
         return initiator in self.acls(iqn)
 
-    def ensure_acl(self, iqn: str, acl: Acl) -> None:
+    def ensure_acl(self, iqn: str, acl: Acl) -> Sequence[str]:
         found = self._host.targets.get(iqn)
         if found is None:
             raise EngineError(f"no target {iqn}")
+        before = found.acls.get(acl.initiator)
         found.acls[acl.initiator] = acl
+        return [] if before == acl else [f"acl {acl.initiator}"]
 
     def remove_acl(self, iqn: str, initiator: str) -> bool:
         found = self._host.targets.get(iqn)
@@ -201,7 +280,3 @@ class SimulatedLio:
 
     def statistics(self, iqn: str, initiator: str) -> AclStatistics:
         return AclStatistics()
-
-
-def _rounded(size_bytes: int) -> int:
-    return -(-size_bytes // EXTENT_BYTES) * EXTENT_BYTES

@@ -9,18 +9,25 @@ from typing import TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
+from targetd.catalog import Catalog
 from targetd.errors import FieldViolation, InvalidArgument
-from targetd.exports import ConnectionStatus
 from targetd.model import (
     AccessMode,
     Connection,
     ConnectionState,
+    Export,
     Operation,
+    OperationKind,
     OperationState,
     PoolReport,
     Provisioning,
+    Snapshot,
+    SourceKind,
     Volume,
+    WipePolicy,
 )
+from targetd.naming import Naming
+from targetd.observations import Observation
 from targetd.validation import PAGE_SIZE_MAX
 
 PROVISIONING = {
@@ -40,6 +47,16 @@ OPERATION_STATES = {
     OperationState.RUNNING: host_pb2.OPERATION_STATE_RUNNING,
     OperationState.DONE: host_pb2.OPERATION_STATE_DONE,
     OperationState.FAILED: host_pb2.OPERATION_STATE_FAILED,
+    OperationState.CANCELLED: host_pb2.OPERATION_STATE_CANCELLED,
+}
+OPERATION_KINDS = {
+    OperationKind.WIPE: host_pb2.OPERATION_KIND_WIPE,
+    OperationKind.COPY: host_pb2.OPERATION_KIND_COPY,
+}
+WIPE_POLICIES = {
+    WipePolicy.ZERO: volume_pb2.WIPE_POLICY_ZERO,
+    WipePolicy.DISCARD: volume_pb2.WIPE_POLICY_DISCARD,
+    WipePolicy.NONE: volume_pb2.WIPE_POLICY_NONE,
 }
 TOKEN_PREFIX = "after:"
 
@@ -69,17 +86,45 @@ def page(
     return shown, token
 
 
-def volume_message(volume: Volume, state: volume_pb2.VolumeState.ValueType) -> volume_pb2.Volume:
+def _volume_state(volume: Volume, catalog: Catalog) -> volume_pb2.VolumeState.ValueType:
+    if volume.copy_id:
+        return volume_pb2.VOLUME_STATE_COPYING
+    if catalog.is_detaching(volume.volume_id):
+        return volume_pb2.VOLUME_STATE_DETACHING
+    if catalog.is_degraded(volume.volume_id):
+        return volume_pb2.VOLUME_STATE_DEGRADED
+    return volume_pb2.VOLUME_STATE_AVAILABLE
+
+
+def volume_message(volume: Volume, catalog: Catalog) -> volume_pb2.Volume:
+    source = {volume.source.kind: volume.source.source_id} if volume.source else {}
     return volume_pb2.Volume(
         volume_id=volume.volume_id,
         pool=volume.pool.name,
         size_bytes=volume.size_bytes,
         provisioning=PROVISIONING[volume.pool.provisioning],
         multi_attach=volume.multi_attach,
-        state=state,
+        state=_volume_state(volume, catalog),
         device_path=volume.device_path,
         create_time=timestamp(volume.create_time),
+        source_snapshot_id=source.get(SourceKind.SNAPSHOT, ""),
+        source_volume_id=source.get(SourceKind.VOLUME, ""),
+        operation_id=volume.copy_id,
         wwid=volume.wwid,
+    )
+
+
+def snapshot_message(snapshot: Snapshot) -> volume_pb2.Snapshot:
+    return volume_pb2.Snapshot(
+        snapshot_id=snapshot.snapshot_id,
+        volume_id=snapshot.volume_id,
+        size_bytes=snapshot.size_bytes,
+        create_time=timestamp(snapshot.create_time),
+        used_percent=snapshot.used_percent,
+        pool=snapshot.pool.name,
+        provisioning=PROVISIONING[snapshot.pool.provisioning],
+        overflowed=snapshot.overflowed,
+        reserved_bytes=snapshot.reserved_bytes,
     )
 
 
@@ -98,10 +143,29 @@ def pool_message(report: PoolReport) -> volume_pb2.Pool:
         extent_bytes=report.extent_bytes,
         vg_metadata_total_bytes=report.vg_metadata_total_bytes,
         vg_metadata_free_bytes=report.vg_metadata_free_bytes,
+        wipe=WIPE_POLICIES[report.config.wipe],
     )
 
 
-def connection_message(connection: Connection, status: ConnectionStatus) -> export_pb2.Connection:
+def export_message(
+    export: Export, catalog: Catalog, naming: Naming, session_count: int = 0
+) -> export_pb2.Export:
+    attachments = [c.attachment_id for c in catalog.connections(export.volume_id)]
+    return export_pb2.Export(
+        volume_id=export.volume_id,
+        target_iqn=naming.iqn(export.volume_id),
+        target_lun=0,
+        portals=naming.portals,
+        create_time=timestamp(export.create_time),
+        attachment_ids=sorted(attachments),
+        shared=len(attachments) > 1,
+        session_count=session_count,
+    )
+
+
+def connection_message(
+    connection: Connection, seen: Observation, catalog: Catalog
+) -> export_pb2.Connection:
     return export_pb2.Connection(
         volume_id=connection.volume_id,
         attachment_id=connection.attachment_id,
@@ -110,13 +174,19 @@ def connection_message(connection: Connection, status: ConnectionStatus) -> expo
         access_mode=ACCESS_MODES[connection.access_mode],
         state=CONNECTION_STATES[connection.state],
         create_time=timestamp(connection.create_time),
-        authorized=status.authorized,
-        logged_in=status.session is not None,
-        peer_addresses=status.session.peer_addresses if status.session else (),
-        shared_with_attachment_ids=status.shared_with,
-        commands=status.statistics.commands,
-        read_bytes=status.statistics.read_bytes,
-        written_bytes=status.statistics.written_bytes,
+        authorized=seen.authorized,
+        logged_in=seen.session is not None,
+        peer_addresses=seen.session.peer_addresses if seen.session else (),
+        shared_with_attachment_ids=[
+            other.attachment_id
+            for other in catalog.connections(connection.volume_id)
+            if other.attachment_id != connection.attachment_id
+        ],
+        commands=seen.statistics.commands,
+        read_bytes=seen.statistics.read_bytes,
+        written_bytes=seen.statistics.written_bytes,
+        logged_in_since=timestamp(seen.logged_in_since) if seen.logged_in_since else None,
+        observe_time=timestamp(seen.time) if seen.time else None,
     )
 
 
@@ -145,13 +215,15 @@ def properties_message(
         encrypted=False,
         discard=discard,
         enforce_multipath=enforce_multipath,
+        mutual_auth_username=connection.credentials.mutual_username,
+        mutual_auth_password=connection.credentials.mutual_password,
     )
 
 
 def operation_message(operation: Operation) -> host_pb2.Operation:
     return host_pb2.Operation(
         operation_id=operation.operation_id,
-        kind=host_pb2.OPERATION_KIND_WIPE,
+        kind=OPERATION_KINDS[operation.kind],
         state=OPERATION_STATES[operation.state],
         volume_id=operation.volume_id,
         done_bytes=operation.done_bytes,

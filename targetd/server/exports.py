@@ -6,10 +6,12 @@ import grpc
 
 from targetd.api.v1 import export_pb2, export_pb2_grpc
 from targetd.catalog import Catalog
-from targetd.errors import Unimplemented
-from targetd.exports import Exports, Grant
+from targetd.connections import Connections, Grant
+from targetd.exports import Exports
 from targetd.model import AccessMode, Connection, Export, Provisioning, Session
-from targetd.server.convert import connection_message, page, properties_message, timestamp
+from targetd.naming import Naming
+from targetd.observations import Observations
+from targetd.server.convert import connection_message, export_message, page, properties_message
 from targetd.server.deadline import deadline_of
 from targetd.validation import Violations
 
@@ -21,41 +23,49 @@ MODES = {
 
 
 class ExportService(export_pb2_grpc.ExportServiceServicer):
-    def __init__(self, catalog: Catalog, exports: Exports) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        exports: Exports,
+        connections: Connections,
+        observations: Observations,
+        naming: Naming,
+    ) -> None:
         self._catalog = catalog
         self._exports = exports
+        self._connections = connections
+        self._observations = observations
+        self._naming = naming
 
     def _message(self, export: Export) -> export_pb2.Export:
-        attachments = [c.attachment_id for c in self._catalog.connections(export.volume_id)]
-        return export_pb2.Export(
-            volume_id=export.volume_id,
-            target_iqn=self._exports.iqn(export.volume_id),
-            target_lun=0,
-            portals=self._exports.portals,
-            create_time=timestamp(export.create_time),
-            attachment_ids=sorted(attachments),
-            shared=len(attachments) > 1,
-            session_count=self._exports.session_count(export.volume_id),
-        )
+        count = self._observations.last_session_count(export.volume_id)
+        return export_message(export, self._catalog, self._naming, count)
 
     def CreateExport(
         self, request: export_pb2.CreateExportRequest, context: grpc.ServicerContext
     ) -> export_pb2.Export:
         _check_volume_id(request.volume_id)
-        return self._message(self._exports.create(request.volume_id, deadline_of(context)))
+        export = self._exports.create(request.volume_id, deadline_of(context))
+        message = self._message(export)
+        if export.credentials is not None:
+            message.auth_username = export.credentials.username
+            message.auth_password = export.credentials.password
+        return message
 
     def GetExport(
         self, request: export_pb2.GetExportRequest, context: grpc.ServicerContext
     ) -> export_pb2.Export:
         _check_volume_id(request.volume_id)
-        return self._message(self._catalog.export(request.volume_id))
+        export = self._catalog.export(request.volume_id)
+        self._observations.session_count(request.volume_id)
+        return self._message(export)
 
     def ListExports(
         self, request: export_pb2.ListExportsRequest, context: grpc.ServicerContext
     ) -> export_pb2.ListExportsResponse:
         _check_page(request.page_size, request.page_token)
         shown, token = page(
-            list(self._catalog.exports.values()),
+            self._catalog.exports(),
             lambda export: export.volume_id,
             request.page_size,
             request.page_token,
@@ -90,16 +100,15 @@ class ExportService(export_pb2_grpc.ExportServiceServicer):
             request.access_mode in MODES, "access_mode", "must be ACCESS_MODE_RW or ACCESS_MODE_RO"
         )
         violations.raise_if_any()
-        if request.mutual_chap:
-            raise Unimplemented("mutual CHAP is not built yet; leave mutual_chap out")
         grant = Grant(
             volume_id=request.volume_id,
             attachment_id=request.attachment_id,
             initiator=request.connector.initiator.lower(),
             host=request.connector.host,
             access_mode=MODES[request.access_mode],
+            mutual_chap=request.mutual_chap,
         )
-        connection = self._exports.initialize(grant, deadline_of(context))
+        connection = self._connections.initialize(grant, deadline_of(context))
         return export_pb2.InitializeConnectionResponse(
             properties=self._properties(connection, request.connector.enforce_multipath)
         )
@@ -110,8 +119,8 @@ class ExportService(export_pb2_grpc.ExportServiceServicer):
         pool = self._catalog.volume(connection.volume_id).pool
         return properties_message(
             connection,
-            iqn=self._exports.iqn(connection.volume_id),
-            portals=self._exports.portals,
+            iqn=self._naming.iqn(connection.volume_id),
+            portals=self._naming.portals,
             discard=pool.provisioning is Provisioning.THIN,
             enforce_multipath=enforce_multipath,
         )
@@ -131,7 +140,7 @@ class ExportService(export_pb2_grpc.ExportServiceServicer):
                 request.force, "attachment_id", "is needed, or connector, or force for all"
             )
         violations.raise_if_any()
-        done = self._exports.terminate(
+        done = self._connections.terminate(
             request.volume_id,
             request.attachment_id,
             request.connector.initiator.lower(),
@@ -153,7 +162,7 @@ class ExportService(export_pb2_grpc.ExportServiceServicer):
         violations.raise_if_any()
         self._catalog.volume(request.volume_id)
         connection = self._catalog.connection(request.volume_id, request.attachment_id)
-        return connection_message(connection, self._exports.status(connection))
+        return connection_message(connection, self._observations.now(connection), self._catalog)
 
     def ListConnections(
         self, request: export_pb2.ListConnectionsRequest, context: grpc.ServicerContext
@@ -171,7 +180,10 @@ class ExportService(export_pb2_grpc.ExportServiceServicer):
             request.page_token,
         )
         return export_pb2.ListConnectionsResponse(
-            connections=[connection_message(one, self._exports.status(one)) for one in shown],
+            connections=[
+                connection_message(one, self._observations.last(one), self._catalog)
+                for one in shown
+            ],
             next_page_token=token,
         )
 
@@ -182,9 +194,9 @@ class ExportService(export_pb2_grpc.ExportServiceServicer):
         if request.volume_id:
             self._catalog.volume(request.volume_id)
         volume_ids = [
-            volume_id
-            for volume_id in list(self._catalog.exports)
-            if request.volume_id in ("", volume_id)
+            export.volume_id
+            for export in self._catalog.exports()
+            if request.volume_id in ("", export.volume_id)
         ]
         # Pages are of volumes, so that a page never reads more of them than it shows.
         shown, token = page(volume_ids, str, request.page_size, request.page_token)
@@ -192,7 +204,7 @@ class ExportService(export_pb2_grpc.ExportServiceServicer):
             sessions=[
                 self._session_message(volume_id, session)
                 for volume_id in shown
-                for session in self._exports.sessions(volume_id)
+                for session in self._observations.sessions(volume_id)
             ],
             next_page_token=token,
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -12,11 +14,13 @@ from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from targetd.errors import InvalidArgument, TargetdError
+from targetd.errors import InvalidArgument, TargetdError, Unavailable
 
 log = logging.getLogger(__name__)
 
 DOMAIN = "targetd"
+# What answers before the daemon serves: health and reflection are not ours.
+OUR_METHODS = "/targetd."
 Handler = Callable[[Any, grpc.ServicerContext], Any]
 
 
@@ -24,8 +28,15 @@ class ErrorInterceptor(grpc.ServerInterceptor):
     """Answers our errors with their details, and all others with an id only.
 
     What an unexpected exception says may hold a path or a secret, so its text
-    goes to the log and never to the caller.
+    goes to the log and never to the caller. Until ``serve`` every call of ours
+    is told to come back later.
     """
+
+    def __init__(self) -> None:
+        self._serving = threading.Event()
+
+    def serve(self) -> None:
+        self._serving.set()
 
     def intercept_service(
         self,
@@ -33,36 +44,64 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = continuation(handler_call_details)
-        if handler is None or handler.unary_unary is None:
-            return handler
         method = handler_call_details.method
+        if handler is None or not method.startswith(OUR_METHODS):
+            return handler
+        if handler.unary_stream is not None:
+            return grpc.unary_stream_rpc_method_handler(
+                self._streaming(handler.unary_stream, method),
+                request_deserializer=handler.request_deserializer,
+                response_serializer=handler.response_serializer,
+            )
+        assert handler.unary_unary is not None, "no call of ours takes a stream"
         return grpc.unary_unary_rpc_method_handler(
-            _translating(handler.unary_unary, method),
+            self._answering(handler.unary_unary, method),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
+    def _answering(self, handler: Handler, method: str) -> Handler:
+        def call(request: Any, context: grpc.ServicerContext) -> Any:
+            with _translated(method, context):
+                self._refuse_until_serving()
+                return handler(request, context)
 
-def _translating(handler: Handler, method: str) -> Handler:
-    def call(request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return handler(request, context)
-        except TargetdError as error:
-            log.info("%s: %s: %s", method, error.code.name, error.message)
-            status = status_of(error)
-        # The edge of the process: nothing may pass it untranslated.
-        except Exception:
-            incident = uuid.uuid4().hex
-            log.exception("%s: incident %s", method, incident)
-            status = _status(
-                grpc.StatusCode.INTERNAL,
-                f"internal error; the log has it as incident {incident}",
-                [error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)],
+        return call
+
+    def _streaming(self, handler: Handler, method: str) -> Handler:
+        def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with _translated(method, context):
+                self._refuse_until_serving()
+                yield from handler(request, context)
+
+        return call
+
+    def _refuse_until_serving(self) -> None:
+        if not self._serving.is_set():
+            raise Unavailable(
+                "the daemon is starting and brings its exports into order; try again soon",
+                reason="STARTING",
             )
-        context.abort_with_status(rpc_status.to_status(status))
-        raise AssertionError("abort_with_status always raises")
 
-    return call
+
+@contextmanager
+def _translated(method: str, context: grpc.ServicerContext) -> Iterator[None]:
+    try:
+        yield
+        return
+    except TargetdError as error:
+        log.info("%s: %s: %s", method, error.code.name, error.message)
+        status = status_of(error)
+    # The edge of the process: nothing may pass it untranslated.
+    except Exception:
+        incident = uuid.uuid4().hex
+        log.exception("%s: incident %s", method, incident)
+        status = _status(
+            grpc.StatusCode.INTERNAL,
+            f"internal error; the log has it as incident {incident}",
+            [error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)],
+        )
+    context.abort_with_status(rpc_status.to_status(status))
 
 
 def status_of(error: TargetdError) -> status_pb2.Status:

@@ -37,9 +37,10 @@ SERVICES = (
 class Server:
     def __init__(self, config: Config) -> None:
         self.health = health.HealthServicer()
+        self._calls = ErrorInterceptor()
         self._grpc = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="rpc"),
-            interceptors=[ErrorInterceptor()],
+            interceptors=[self._calls],
             maximum_concurrent_rpcs=THREADS * 4,
             options=[
                 ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
@@ -76,6 +77,8 @@ class Server:
         self._grpc.start()
 
     def serving(self) -> None:
+        """Until now every call but health and reflection was told to come back later."""
+        self._calls.serve()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, grace_seconds: float) -> None:

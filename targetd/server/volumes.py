@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import grpc
 
+from targetd.adoption import Adoption
 from targetd.api.v1 import volume_pb2, volume_pb2_grpc
 from targetd.catalog import Catalog
-from targetd.errors import Unimplemented
-from targetd.model import Volume
-from targetd.server.convert import page, pool_message, volume_message
+from targetd.model import Source, SourceKind, Volume
+from targetd.pools import Pools
+from targetd.server.convert import page, pool_message, snapshot_message, volume_message
 from targetd.server.deadline import deadline_of
+from targetd.snapshots import Snapshots
 from targetd.validation import Violations
-from targetd.volumes import Pools, Volumes
+from targetd.volumes import NewVolume, Volumes
 
 
 class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
-    def __init__(self, catalog: Catalog, volumes: Volumes, pools: Pools) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        volumes: Volumes,
+        snapshots: Snapshots,
+        adoption: Adoption,
+        pools: Pools,
+    ) -> None:
         self._catalog = catalog
         self._volumes = volumes
+        self._snapshots = snapshots
+        self._adoption = adoption
         self._pools = pools
 
     def _message(self, volume: Volume) -> volume_pb2.Volume:
-        state = volume_pb2.VOLUME_STATE_AVAILABLE
-        if self._catalog.is_detaching(volume.volume_id):
-            state = volume_pb2.VOLUME_STATE_DETACHING
-        elif volume.volume_id in self._catalog.degraded:
-            state = volume_pb2.VOLUME_STATE_DEGRADED
-        return volume_message(volume, state)
+        return volume_message(volume, self._catalog)
 
     def CreateVolume(
         self, request: volume_pb2.CreateVolumeRequest, context: grpc.ServicerContext
@@ -44,16 +50,14 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
             "a volume has at most one source",
         )
         violations.raise_if_any()
-        if request.source_snapshot_id or request.source_volume_id:
-            raise Unimplemented("volumes from a source are not built yet; leave the source out")
-        volume = self._volumes.create(
-            request.volume_id,
-            request.pool,
-            request.size_bytes,
-            request.multi_attach,
-            deadline_of(context),
+        wanted = NewVolume(
+            volume_id=request.volume_id,
+            pool=self._pools.named(request.pool),
+            size_bytes=request.size_bytes,
+            multi_attach=request.multi_attach,
+            source=_source(request),
         )
-        return self._message(volume)
+        return self._message(self._volumes.create(wanted, deadline_of(context)))
 
     def GetVolume(
         self, request: volume_pb2.GetVolumeRequest, context: grpc.ServicerContext
@@ -73,9 +77,7 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         if request.pool:
             self._pools.named(request.pool)
         wanted = [
-            volume
-            for volume in list(self._catalog.volumes.values())
-            if request.pool in ("", volume.pool.name)
+            volume for volume in self._catalog.volumes() if request.pool in ("", volume.pool.name)
         ]
         shown, token = page(
             wanted, lambda volume: volume.volume_id, request.page_size, request.page_token
@@ -103,25 +105,86 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         operation_id = self._volumes.delete(request.volume_id, deadline_of(context))
         return volume_pb2.DeleteVolumeResponse(operation_id=operation_id)
 
+    def AdoptVolume(
+        self, request: volume_pb2.AdoptVolumeRequest, context: grpc.ServicerContext
+    ) -> volume_pb2.Volume:
+        violations = Violations()
+        violations.uuid("volume_id", request.volume_id)
+        violations.pool_name("pool", request.pool)
+        violations.lv_name("lv_name", request.lv_name)
+        violations.raise_if_any()
+        volume = self._adoption.adopt(
+            request.volume_id,
+            self._pools.named(request.pool),
+            request.lv_name,
+            request.multi_attach,
+            deadline_of(context),
+        )
+        return self._message(volume)
+
+    def ReleaseVolume(
+        self, request: volume_pb2.ReleaseVolumeRequest, context: grpc.ServicerContext
+    ) -> volume_pb2.ReleaseVolumeResponse:
+        violations = Violations()
+        violations.uuid("volume_id", request.volume_id)
+        if request.lv_name:
+            violations.lv_name("lv_name", request.lv_name)
+        violations.raise_if_any()
+        device_path = self._adoption.release(
+            request.volume_id, request.lv_name, deadline_of(context)
+        )
+        return volume_pb2.ReleaseVolumeResponse(device_path=device_path)
+
     def CreateSnapshot(
         self, request: volume_pb2.CreateSnapshotRequest, context: grpc.ServicerContext
     ) -> volume_pb2.Snapshot:
-        raise _no_snapshots()
+        violations = Violations()
+        violations.uuid("snapshot_id", request.snapshot_id)
+        violations.uuid("volume_id", request.volume_id)
+        if request.reserve_bytes:
+            violations.size("reserve_bytes", request.reserve_bytes)
+        violations.raise_if_any()
+        snapshot = self._snapshots.create(
+            request.snapshot_id, request.volume_id, request.reserve_bytes, deadline_of(context)
+        )
+        return snapshot_message(snapshot)
 
     def GetSnapshot(
         self, request: volume_pb2.GetSnapshotRequest, context: grpc.ServicerContext
     ) -> volume_pb2.Snapshot:
-        raise _no_snapshots()
+        violations = Violations()
+        violations.uuid("snapshot_id", request.snapshot_id)
+        violations.raise_if_any()
+        return snapshot_message(self._catalog.snapshot(request.snapshot_id))
 
     def ListSnapshots(
         self, request: volume_pb2.ListSnapshotsRequest, context: grpc.ServicerContext
     ) -> volume_pb2.ListSnapshotsResponse:
-        raise _no_snapshots()
+        violations = Violations()
+        violations.page(request.page_size, request.page_token)
+        if request.volume_id:
+            violations.uuid("volume_id", request.volume_id)
+        violations.raise_if_any()
+        if request.volume_id:
+            self._catalog.volume(request.volume_id)
+        shown, token = page(
+            self._catalog.snapshots(request.volume_id),
+            lambda snapshot: snapshot.snapshot_id,
+            request.page_size,
+            request.page_token,
+        )
+        return volume_pb2.ListSnapshotsResponse(
+            snapshots=[snapshot_message(snapshot) for snapshot in shown], next_page_token=token
+        )
 
     def DeleteSnapshot(
         self, request: volume_pb2.DeleteSnapshotRequest, context: grpc.ServicerContext
     ) -> volume_pb2.DeleteSnapshotResponse:
-        raise _no_snapshots()
+        violations = Violations()
+        violations.uuid("snapshot_id", request.snapshot_id)
+        violations.raise_if_any()
+        operation_id = self._snapshots.delete(request.snapshot_id, deadline_of(context))
+        return volume_pb2.DeleteSnapshotResponse(operation_id=operation_id)
 
     def ListPools(
         self, request: volume_pb2.ListPoolsRequest, context: grpc.ServicerContext
@@ -131,5 +194,9 @@ class VolumeService(volume_pb2_grpc.VolumeServiceServicer):
         )
 
 
-def _no_snapshots() -> Unimplemented:
-    return Unimplemented("snapshots are not built yet")
+def _source(request: volume_pb2.CreateVolumeRequest) -> Source | None:
+    if request.source_snapshot_id:
+        return Source(SourceKind.SNAPSHOT, request.source_snapshot_id)
+    if request.source_volume_id:
+        return Source(SourceKind.VOLUME, request.source_volume_id)
+    return None

@@ -165,27 +165,6 @@ def fields_of(error: grpc.RpcError) -> list[str]:
     return named
 
 
-def test_what_is_not_built_says_so(host: Host) -> None:
-    unimplemented: list[tuple[Any, Any]] = [
-        (host.volumes.CreateSnapshot, volume_pb2.CreateSnapshotRequest()),
-        (host.volumes.GetSnapshot, volume_pb2.GetSnapshotRequest()),
-        (host.volumes.ListSnapshots, volume_pb2.ListSnapshotsRequest()),
-        (host.volumes.DeleteSnapshot, volume_pb2.DeleteSnapshotRequest()),
-        (host.volumes.CreateVolume, _create(source_volume_id=ID)),
-        (host.exports.InitializeConnection, _initialize(mutual_chap=True)),
-    ]
-    for method, request in unimplemented:
-        with refused_with(grpc.StatusCode.UNIMPLEMENTED):
-            method(request)
-    streams: list[Iterator[Any]] = [
-        host.hosts.Watch(host_pb2.WatchRequest()),
-        host.hosts.WatchOperation(host_pb2.WatchOperationRequest(operation_id="x")),
-    ]
-    for stream in streams:
-        with refused_with(grpc.StatusCode.UNIMPLEMENTED):
-            next(stream)
-
-
 def test_a_request_too_large_is_refused(host: Host) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         host.exports.ValidateConnector(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import uuid
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from lab.storage import ROOT, StorageHost
 from targetd.api.v1 import export_pb2, volume_pb2
 from tests.hosts import MEBIBYTE, Host, LabBacking, properties_of, refused_with
+from tests.lab.disks import count
 
 pytestmark = pytest.mark.lab
 
@@ -102,18 +101,6 @@ def test_a_grown_volume_is_seen_after_a_rescan(lab_host: Host, lab_backing: LabB
     initiator.drop(given["target_iqn"])
 
 
-def _count(path: Path, words: bytes) -> int:
-    """How often the words occur in the data of a sparse file, its holes left out."""
-    found, end = 0, 0
-    with path.open("rb") as file, suppress(OSError):
-        # ENXIO: no more data behind the offset.
-        while True:
-            start = os.lseek(file.fileno(), end, os.SEEK_DATA)
-            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
-            found += os.pread(file.fileno(), end - start, start).count(words)
-    return found
-
-
 def test_deleted_thick_data_never_comes_back(lab_host: Host, storage: StorageHost) -> None:
     marker = b"an earlier tenant's data" * 1000
     volume_id = lab_host.create("thick", 8 * MEBIBYTE)
@@ -122,7 +109,7 @@ def test_deleted_thick_data_never_comes_back(lab_host: Host, storage: StorageHos
 
     def found_on_disk() -> int:
         # In the file behind the node's disk: what a reader of the disk could find one day.
-        return _count(storage.node.disk("disk0"), b"an earlier tenant's data")
+        return count(storage.node.disk("disk0"), b"an earlier tenant's data")
 
     assert found_on_disk() > 0, "the search finds what is there"
     operation_id = lab_host.volumes.DeleteVolume(

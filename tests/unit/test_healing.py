@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from targetd.config import Config
 from targetd.daemon import Daemon
-from targetd.engines.interface import EngineError
+from targetd.engines.interface import EngineError, Origin
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
-from targetd.model import Volume
+from targetd.model import Volume, volume_name
 from targetd.secretbox import SecretBox, load_key
 from targetd.state import State
 from tests.hosts import POOLS
 
 VOLUME = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
-SIZE = 4 << 20
+HALF_MADE = Volume(VOLUME, POOLS[1], 4 << 20, False, datetime(2026, 1, 2, tzinfo=UTC))
 
 
 class BrokenLvm(SimulatedLvm):
@@ -22,10 +23,10 @@ class BrokenLvm(SimulatedLvm):
 
     removable = True
 
-    def activate(self, volume: Volume) -> None:
+    def activate(self, volume: Origin) -> None:
         raise EngineError("reload ioctl failed: No data available")
 
-    def remove(self, volume: Volume) -> None:
+    def remove(self, volume: Origin) -> None:
         if not self.removable:
             raise EngineError("lvremove failed")
         super().remove(volume)
@@ -37,7 +38,7 @@ def started(tmp_path: Path, lvm: BrokenLvm) -> list[str]:
     path.mkdir()
     box = SecretBox(load_key(path / "host.key", create=True))
     state = State(path / "state.sqlite", box)
-    state.begin_creating(VOLUME)
+    state.begin_creating(volume_name(VOLUME))
     state.close()
     config = Config(
         pools=POOLS,
@@ -56,13 +57,13 @@ def started(tmp_path: Path, lvm: BrokenLvm) -> list[str]:
 
 def test_a_half_made_volume_is_removed(tmp_path: Path) -> None:
     lvm = BrokenLvm(POOLS, SimulatedHost())
-    lvm.create(VOLUME, POOLS[1], SIZE, False)
+    lvm.create(HALF_MADE)
     assert started(tmp_path, lvm) == []
-    assert lvm.volumes() == []
+    assert lvm.inventory().volumes == []
 
 
 def test_one_that_cannot_be_healed_does_not_stop_the_start(tmp_path: Path) -> None:
     lvm = BrokenLvm(POOLS, SimulatedHost())
     lvm.removable = False
-    lvm.create(VOLUME, POOLS[1], SIZE, False)
-    assert started(tmp_path, lvm) == [VOLUME], "the next start tries again"
+    lvm.create(HALF_MADE)
+    assert started(tmp_path, lvm) == [volume_name(VOLUME)], "the next start tries again"

@@ -33,7 +33,7 @@ def state_in(folder: Path) -> State:
 
 def filled(folder: Path) -> None:
     state = state_in(folder)
-    state.add_export(Export(VOLUME, NOW))
+    state.put_export(Export(VOLUME, NOW))
     state.add_connection(CONNECTION)
     state.close()
 

@@ -545,6 +545,8 @@ class Connection(_message.Message):
     COMMANDS_FIELD_NUMBER: _builtins.int
     READ_BYTES_FIELD_NUMBER: _builtins.int
     WRITTEN_BYTES_FIELD_NUMBER: _builtins.int
+    LOGGED_IN_SINCE_FIELD_NUMBER: _builtins.int
+    OBSERVE_TIME_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     attachment_id: _builtins.str
     initiator: _builtins.str
@@ -566,6 +568,16 @@ class Connection(_message.Message):
     def shared_with_attachment_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other attachments of the same volume."""
 
+    @_builtins.property
+    def logged_in_since(self) -> _timestamp_pb2.Timestamp:
+        """When the daemon first saw the present session; unset when not logged in."""
+
+    @_builtins.property
+    def observe_time(self) -> _timestamp_pb2.Timestamp:
+        """When the kernel was last looked at for this. GetConnection looks now,
+        ListConnections and Watch answer from the last look.
+        """
+
     def __init__(
         self,
         *,
@@ -583,10 +595,12 @@ class Connection(_message.Message):
         commands: _builtins.int = ...,
         read_bytes: _builtins.int = ...,
         written_bytes: _builtins.int = ...,
+        logged_in_since: _timestamp_pb2.Timestamp | None = ...,
+        observe_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "logged_in_since", b"logged_in_since", "observe_time", b"observe_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "attachment_id", b"attachment_id", "authorized", b"authorized", "commands", b"commands", "create_time", b"create_time", "host", b"host", "initiator", b"initiator", "logged_in", b"logged_in", "peer_addresses", b"peer_addresses", "read_bytes", b"read_bytes", "shared_with_attachment_ids", b"shared_with_attachment_ids", "state", b"state", "volume_id", b"volume_id", "written_bytes", b"written_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_mode", b"access_mode", "attachment_id", b"attachment_id", "authorized", b"authorized", "commands", b"commands", "create_time", b"create_time", "host", b"host", "initiator", b"initiator", "logged_in", b"logged_in", "logged_in_since", b"logged_in_since", "observe_time", b"observe_time", "peer_addresses", b"peer_addresses", "read_bytes", b"read_bytes", "shared_with_attachment_ids", b"shared_with_attachment_ids", "state", b"state", "volume_id", b"volume_id", "written_bytes", b"written_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

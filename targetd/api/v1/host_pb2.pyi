@@ -49,7 +49,9 @@ class _OperationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operat
     OPERATION_STATE_RUNNING: _OperationState.ValueType  # 1
     OPERATION_STATE_DONE: _OperationState.ValueType  # 2
     OPERATION_STATE_FAILED: _OperationState.ValueType  # 3
-    """It is tried again at the next start."""
+    """It is tried again by the next reconcile."""
+    OPERATION_STATE_CANCELLED: _OperationState.ValueType  # 4
+    """Ended because its volume was deleted."""
 
 class OperationState(_OperationState, metaclass=_OperationStateEnumTypeWrapper): ...
 
@@ -57,7 +59,9 @@ OPERATION_STATE_UNSPECIFIED: OperationState.ValueType  # 0
 OPERATION_STATE_RUNNING: OperationState.ValueType  # 1
 OPERATION_STATE_DONE: OperationState.ValueType  # 2
 OPERATION_STATE_FAILED: OperationState.ValueType  # 3
-"""It is tried again at the next start."""
+"""It is tried again by the next reconcile."""
+OPERATION_STATE_CANCELLED: OperationState.ValueType  # 4
+"""Ended because its volume was deleted."""
 Global___OperationState: _TypeAlias = OperationState  # noqa: Y015
 
 @_typing.final
@@ -156,6 +160,8 @@ class WatchResponse(_message.Message):
     CONNECTION_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     SYNCED_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     synced: _builtins.bool
     """The present state is complete; what follows are changes."""
@@ -167,6 +173,10 @@ class WatchResponse(_message.Message):
     def connection(self) -> _export_pb2.Connection: ...
     @_builtins.property
     def removed(self) -> Global___Removed: ...
+    @_builtins.property
+    def snapshot(self) -> _volume_pb2.Snapshot: ...
+    @_builtins.property
+    def operation(self) -> Global___Operation: ...
     def __init__(
         self,
         *,
@@ -176,12 +186,14 @@ class WatchResponse(_message.Message):
         connection: _export_pb2.Connection | None = ...,
         removed: Global___Removed | None = ...,
         synced: _builtins.bool = ...,
+        snapshot: _volume_pb2.Snapshot | None = ...,
+        operation: Global___Operation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "connection", b"connection", "export", b"export", "removed", b"removed", "synced", b"synced", "volume", b"volume"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "connection", b"connection", "export", b"export", "operation", b"operation", "removed", b"removed", "snapshot", b"snapshot", "synced", b"synced", "volume", b"volume"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "connection", b"connection", "export", b"export", "removed", b"removed", "revision", b"revision", "synced", b"synced", "volume", b"volume"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "connection", b"connection", "export", b"export", "operation", b"operation", "removed", b"removed", "revision", b"revision", "snapshot", b"snapshot", "synced", b"synced", "volume", b"volume"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["volume", "export", "connection", "removed", "synced"]  # noqa: Y015
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["volume", "export", "connection", "removed", "synced", "snapshot", "operation"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
 
@@ -201,29 +213,34 @@ class Removed(_message.Message):
         KIND_VOLUME: Removed._Kind.ValueType  # 1
         KIND_EXPORT: Removed._Kind.ValueType  # 2
         KIND_CONNECTION: Removed._Kind.ValueType  # 3
+        KIND_SNAPSHOT: Removed._Kind.ValueType  # 4
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: Removed.Kind.ValueType  # 0
     KIND_VOLUME: Removed.Kind.ValueType  # 1
     KIND_EXPORT: Removed.Kind.ValueType  # 2
     KIND_CONNECTION: Removed.Kind.ValueType  # 3
+    KIND_SNAPSHOT: Removed.Kind.ValueType  # 4
 
     VOLUME_ID_FIELD_NUMBER: _builtins.int
     ATTACHMENT_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
     volume_id: _builtins.str
     attachment_id: _builtins.str
     kind: Global___Removed.Kind.ValueType
+    snapshot_id: _builtins.str
     def __init__(
         self,
         *,
         volume_id: _builtins.str = ...,
         attachment_id: _builtins.str = ...,
         kind: Global___Removed.Kind.ValueType = ...,
+        snapshot_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment_id", b"attachment_id", "kind", b"kind", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment_id", b"attachment_id", "kind", b"kind", "snapshot_id", b"snapshot_id", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,3 +324,79 @@ class WatchOperationRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchOperationRequest: _TypeAlias = WatchOperationRequest  # noqa: Y015
+
+@_typing.final
+class ReconcileRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    """Empty: all exports."""
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileRequest: _TypeAlias = ReconcileRequest  # noqa: Y015
+
+@_typing.final
+class ReconcileResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EXPORTS_CHECKED_FIELD_NUMBER: _builtins.int
+    DRIFTS_FIELD_NUMBER: _builtins.int
+    DEGRADED_VOLUME_IDS_FIELD_NUMBER: _builtins.int
+    exports_checked: _builtins.int
+    @_builtins.property
+    def drifts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Drift]:
+        """What was not as it must be. Everything named here has been put right,
+        unless the volume is also among the degraded ones.
+        """
+
+    @_builtins.property
+    def degraded_volume_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Volumes whose export could not be put right; the log says why."""
+
+    def __init__(
+        self,
+        *,
+        exports_checked: _builtins.int = ...,
+        drifts: _abc.Iterable[Global___Drift] | None = ...,
+        degraded_volume_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded_volume_ids", b"degraded_volume_ids", "drifts", b"drifts", "exports_checked", b"exports_checked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcileResponse: _TypeAlias = ReconcileResponse  # noqa: Y015
+
+@_typing.final
+class Drift(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    what: _builtins.str
+    """What differed, such as "attrib/authentication" or "portal 192.0.2.1:3260"."""
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        what: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume_id", b"volume_id", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Drift: _TypeAlias = Drift  # noqa: Y015

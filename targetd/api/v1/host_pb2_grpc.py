@@ -54,6 +54,11 @@ class HostServiceStub:
                 request_serializer=targetd_dot_api_dot_v1_dot_host__pb2.WatchOperationRequest.SerializeToString,
                 response_deserializer=targetd_dot_api_dot_v1_dot_host__pb2.Operation.FromString,
                 _registered_method=True)
+        self.Reconcile = channel.unary_unary(
+                '/targetd.v1.HostService/Reconcile',
+                request_serializer=targetd_dot_api_dot_v1_dot_host__pb2.ReconcileRequest.SerializeToString,
+                response_deserializer=targetd_dot_api_dot_v1_dot_host__pb2.ReconcileResponse.FromString,
+                _registered_method=True)
 
 
 class HostServiceServicer:
@@ -79,7 +84,15 @@ class HostServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchOperation(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The operation now, then at every step, until it has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reconcile(self, request, context):
+        """Compares the kernel with the records and puts right what is ours.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -106,6 +119,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.WatchOperation,
                     request_deserializer=targetd_dot_api_dot_v1_dot_host__pb2.WatchOperationRequest.FromString,
                     response_serializer=targetd_dot_api_dot_v1_dot_host__pb2.Operation.SerializeToString,
+            ),
+            'Reconcile': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reconcile,
+                    request_deserializer=targetd_dot_api_dot_v1_dot_host__pb2.ReconcileRequest.FromString,
+                    response_serializer=targetd_dot_api_dot_v1_dot_host__pb2.ReconcileResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -216,6 +234,33 @@ class HostService:
             '/targetd.v1.HostService/WatchOperation',
             targetd_dot_api_dot_v1_dot_host__pb2.WatchOperationRequest.SerializeToString,
             targetd_dot_api_dot_v1_dot_host__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reconcile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/targetd.v1.HostService/Reconcile',
+            targetd_dot_api_dot_v1_dot_host__pb2.ReconcileRequest.SerializeToString,
+            targetd_dot_api_dot_v1_dot_host__pb2.ReconcileResponse.FromString,
             options,
             channel_credentials,
             insecure,

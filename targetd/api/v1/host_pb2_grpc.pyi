@@ -36,6 +36,9 @@ class HostServiceStub:
     """The present state first, then every change, with a revision."""
     GetOperation: _grpc.UnaryUnaryMultiCallable[_host_pb2.GetOperationRequest, _host_pb2.Operation]
     WatchOperation: _grpc.UnaryStreamMultiCallable[_host_pb2.WatchOperationRequest, _host_pb2.Operation]
+    """The operation now, then at every step, until it has ended."""
+    Reconcile: _grpc.UnaryUnaryMultiCallable[_host_pb2.ReconcileRequest, _host_pb2.ReconcileResponse]
+    """Compares the kernel with the records and puts right what is ours."""
 
 @_typing.type_check_only
 class HostServiceAsyncStub(HostServiceStub):
@@ -45,6 +48,9 @@ class HostServiceAsyncStub(HostServiceStub):
     """The present state first, then every change, with a revision."""
     GetOperation: _aio.UnaryUnaryMultiCallable[_host_pb2.GetOperationRequest, _host_pb2.Operation]  # type: ignore[assignment]
     WatchOperation: _aio.UnaryStreamMultiCallable[_host_pb2.WatchOperationRequest, _host_pb2.Operation]  # type: ignore[assignment]
+    """The operation now, then at every step, until it has ended."""
+    Reconcile: _aio.UnaryUnaryMultiCallable[_host_pb2.ReconcileRequest, _host_pb2.ReconcileResponse]  # type: ignore[assignment]
+    """Compares the kernel with the records and puts right what is ours."""
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -74,6 +80,15 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _host_pb2.WatchOperationRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_host_pb2.Operation], _abc.AsyncIterator[_host_pb2.Operation]]: ...
+    ) -> _typing.Union[_abc.Iterator[_host_pb2.Operation], _abc.AsyncIterator[_host_pb2.Operation]]:
+        """The operation now, then at every step, until it has ended."""
+
+    @_abc_1.abstractmethod
+    def Reconcile(
+        self,
+        request: _host_pb2.ReconcileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_pb2.ReconcileResponse, _abc.Awaitable[_host_pb2.ReconcileResponse]]:
+        """Compares the kernel with the records and puts right what is ours."""
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,17 +25,19 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btargetd/api/v1/volume.proto\x12\ntargetd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x02\n\x06Volume\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12.\n\x0cprovisioning\x18\x04 \x01(\x0e\x32\x18.targetd.v1.Provisioning\x12\x14\n\x0cmulti_attach\x18\x05 \x01(\x08\x12&\n\x05state\x18\x06 \x01(\x0e\x32\x17.targetd.v1.VolumeState\x12\x13\n\x0b\x64\x65vice_path\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12source_snapshot_id\x18\t \x01(\t\x12\x18\n\x10source_volume_id\x18\n \x01(\t\x12\x14\n\x0coperation_id\x18\x0b \x01(\t\x12\x0c\n\x04wwid\x18\x0c \x01(\t\"\x96\x01\n\x13\x43reateVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cmulti_attach\x18\x04 \x01(\x08\x12\x1a\n\x12source_snapshot_id\x18\x05 \x01(\t\x12\x18\n\x10source_volume_id\x18\x06 \x01(\t\"%\n\x10GetVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"I\n\x12ListVolumesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\"S\n\x13ListVolumesResponse\x12#\n\x07volumes\x18\x01 \x03(\x0b\x32\x12.targetd.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x13\x45xtendVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"(\n\x13\x44\x65leteVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\",\n\x14\x44\x65leteVolumeResponse\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"\x8d\x01\n\x08Snapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cused_percent\x18\x05 \x01(\x01\"V\n\x15\x43reateSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x15\n\rreserve_bytes\x18\x03 \x01(\x03\")\n\x12GetSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"P\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tvolume_id\x18\x03 \x01(\t\"Y\n\x15ListSnapshotsResponse\x12\'\n\tsnapshots\x18\x01 \x03(\x0b\x32\x14.targetd.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x15\x44\x65leteSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\".\n\x16\x44\x65leteSnapshotResponse\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"\x12\n\x10ListPoolsRequest\"4\n\x11ListPoolsResponse\x12\x1f\n\x05pools\x18\x01 \x03(\x0b\x32\x10.targetd.v1.Pool\"\xd3\x02\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x0cprovisioning\x18\x02 \x01(\x0e\x32\x18.targetd.v1.Provisioning\x12\x14\n\x0cvolume_group\x18\x03 \x01(\t\x12\x11\n\tthin_pool\x18\x04 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x03\x12\x12\n\nfree_bytes\x18\x06 \x01(\x03\x12\x19\n\x11provisioned_bytes\x18\x07 \x01(\x03\x12\x14\n\x0c\x64\x61ta_percent\x18\x08 \x01(\x01\x12\x18\n\x10metadata_percent\x18\t \x01(\x01\x12\x19\n\x11over_subscription\x18\n \x01(\x01\x12\x14\n\x0c\x65xtent_bytes\x18\x0b \x01(\x03\x12\x1f\n\x17vg_metadata_total_bytes\x18\x0c \x01(\x03\x12\x1e\n\x16vg_metadata_free_bytes\x18\r \x01(\x03*[\n\x0cProvisioning\x12\x1c\n\x18PROVISIONING_UNSPECIFIED\x10\x00\x12\x16\n\x12PROVISIONING_THICK\x10\x01\x12\x15\n\x11PROVISIONING_THIN\x10\x02*\x98\x01\n\x0bVolumeState\x12\x1c\n\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16VOLUME_STATE_AVAILABLE\x10\x01\x12\x18\n\x14VOLUME_STATE_COPYING\x10\x02\x12\x1a\n\x16VOLUME_STATE_DETACHING\x10\x03\x12\x19\n\x15VOLUME_STATE_DEGRADED\x10\x04\x32\x84\x06\n\rVolumeService\x12\x43\n\x0c\x43reateVolume\x12\x1f.targetd.v1.CreateVolumeRequest\x1a\x12.targetd.v1.Volume\x12=\n\tGetVolume\x12\x1c.targetd.v1.GetVolumeRequest\x1a\x12.targetd.v1.Volume\x12N\n\x0bListVolumes\x12\x1e.targetd.v1.ListVolumesRequest\x1a\x1f.targetd.v1.ListVolumesResponse\x12\x43\n\x0c\x45xtendVolume\x12\x1f.targetd.v1.ExtendVolumeRequest\x1a\x12.targetd.v1.Volume\x12Q\n\x0c\x44\x65leteVolume\x12\x1f.targetd.v1.DeleteVolumeRequest\x1a .targetd.v1.DeleteVolumeResponse\x12I\n\x0e\x43reateSnapshot\x12!.targetd.v1.CreateSnapshotRequest\x1a\x14.targetd.v1.Snapshot\x12\x43\n\x0bGetSnapshot\x12\x1e.targetd.v1.GetSnapshotRequest\x1a\x14.targetd.v1.Snapshot\x12T\n\rListSnapshots\x12 .targetd.v1.ListSnapshotsRequest\x1a!.targetd.v1.ListSnapshotsResponse\x12W\n\x0e\x44\x65leteSnapshot\x12!.targetd.v1.DeleteSnapshotRequest\x1a\".targetd.v1.DeleteSnapshotResponse\x12H\n\tListPools\x12\x1c.targetd.v1.ListPoolsRequest\x1a\x1d.targetd.v1.ListPoolsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btargetd/api/v1/volume.proto\x12\ntargetd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x02\n\x06Volume\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12.\n\x0cprovisioning\x18\x04 \x01(\x0e\x32\x18.targetd.v1.Provisioning\x12\x14\n\x0cmulti_attach\x18\x05 \x01(\x08\x12&\n\x05state\x18\x06 \x01(\x0e\x32\x17.targetd.v1.VolumeState\x12\x13\n\x0b\x64\x65vice_path\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12source_snapshot_id\x18\t \x01(\t\x12\x18\n\x10source_volume_id\x18\n \x01(\t\x12\x14\n\x0coperation_id\x18\x0b \x01(\t\x12\x0c\n\x04wwid\x18\x0c \x01(\t\"\x96\x01\n\x13\x43reateVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cmulti_attach\x18\x04 \x01(\x08\x12\x1a\n\x12source_snapshot_id\x18\x05 \x01(\t\x12\x18\n\x10source_volume_id\x18\x06 \x01(\t\"%\n\x10GetVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"I\n\x12ListVolumesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04pool\x18\x03 \x01(\t\"S\n\x13ListVolumesResponse\x12#\n\x07volumes\x18\x01 \x03(\x0b\x32\x12.targetd.v1.Volume\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"<\n\x13\x45xtendVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"(\n\x13\x44\x65leteVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\",\n\x14\x44\x65leteVolumeResponse\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"\\\n\x12\x41\x64optVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04pool\x18\x02 \x01(\t\x12\x0f\n\x07lv_name\x18\x03 \x01(\t\x12\x14\n\x0cmulti_attach\x18\x04 \x01(\x08\":\n\x14ReleaseVolumeRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0f\n\x07lv_name\x18\x02 \x01(\t\",\n\x15ReleaseVolumeResponse\x12\x13\n\x0b\x64\x65vice_path\x18\x01 \x01(\t\"\xf7\x01\n\x08Snapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0cused_percent\x18\x05 \x01(\x01\x12\x0c\n\x04pool\x18\x06 \x01(\t\x12.\n\x0cprovisioning\x18\x07 \x01(\x0e\x32\x18.targetd.v1.Provisioning\x12\x12\n\noverflowed\x18\x08 \x01(\x08\x12\x16\n\x0ereserved_bytes\x18\t \x01(\x03\"V\n\x15\x43reateSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x11\n\tvolume_id\x18\x02 \x01(\t\x12\x15\n\rreserve_bytes\x18\x03 \x01(\x03\")\n\x12GetSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\"P\n\x14ListSnapshotsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tvolume_id\x18\x03 \x01(\t\"Y\n\x15ListSnapshotsResponse\x12\'\n\tsnapshots\x18\x01 \x03(\x0b\x32\x14.targetd.v1.Snapshot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\",\n\x15\x44\x65leteSnapshotRequest\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\".\n\x16\x44\x65leteSnapshotResponse\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"\x12\n\x10ListPoolsRequest\"4\n\x11ListPoolsResponse\x12\x1f\n\x05pools\x18\x01 \x03(\x0b\x32\x10.targetd.v1.Pool\"\xf9\x02\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x0cprovisioning\x18\x02 \x01(\x0e\x32\x18.targetd.v1.Provisioning\x12\x14\n\x0cvolume_group\x18\x03 \x01(\t\x12\x11\n\tthin_pool\x18\x04 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x03\x12\x12\n\nfree_bytes\x18\x06 \x01(\x03\x12\x19\n\x11provisioned_bytes\x18\x07 \x01(\x03\x12\x14\n\x0c\x64\x61ta_percent\x18\x08 \x01(\x01\x12\x18\n\x10metadata_percent\x18\t \x01(\x01\x12\x19\n\x11over_subscription\x18\n \x01(\x01\x12\x14\n\x0c\x65xtent_bytes\x18\x0b \x01(\x03\x12\x1f\n\x17vg_metadata_total_bytes\x18\x0c \x01(\x03\x12\x1e\n\x16vg_metadata_free_bytes\x18\r \x01(\x03\x12$\n\x04wipe\x18\x0e \x01(\x0e\x32\x16.targetd.v1.WipePolicy*[\n\x0cProvisioning\x12\x1c\n\x18PROVISIONING_UNSPECIFIED\x10\x00\x12\x16\n\x12PROVISIONING_THICK\x10\x01\x12\x15\n\x11PROVISIONING_THIN\x10\x02*\x98\x01\n\x0bVolumeState\x12\x1c\n\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16VOLUME_STATE_AVAILABLE\x10\x01\x12\x18\n\x14VOLUME_STATE_COPYING\x10\x02\x12\x1a\n\x16VOLUME_STATE_DETACHING\x10\x03\x12\x19\n\x15VOLUME_STATE_DEGRADED\x10\x04*n\n\nWipePolicy\x12\x1b\n\x17WIPE_POLICY_UNSPECIFIED\x10\x00\x12\x14\n\x10WIPE_POLICY_ZERO\x10\x01\x12\x17\n\x13WIPE_POLICY_DISCARD\x10\x02\x12\x14\n\x10WIPE_POLICY_NONE\x10\x03\x32\x9d\x07\n\rVolumeService\x12\x43\n\x0c\x43reateVolume\x12\x1f.targetd.v1.CreateVolumeRequest\x1a\x12.targetd.v1.Volume\x12=\n\tGetVolume\x12\x1c.targetd.v1.GetVolumeRequest\x1a\x12.targetd.v1.Volume\x12N\n\x0bListVolumes\x12\x1e.targetd.v1.ListVolumesRequest\x1a\x1f.targetd.v1.ListVolumesResponse\x12\x43\n\x0c\x45xtendVolume\x12\x1f.targetd.v1.ExtendVolumeRequest\x1a\x12.targetd.v1.Volume\x12Q\n\x0c\x44\x65leteVolume\x12\x1f.targetd.v1.DeleteVolumeRequest\x1a .targetd.v1.DeleteVolumeResponse\x12\x41\n\x0b\x41\x64optVolume\x12\x1e.targetd.v1.AdoptVolumeRequest\x1a\x12.targetd.v1.Volume\x12T\n\rReleaseVolume\x12 .targetd.v1.ReleaseVolumeRequest\x1a!.targetd.v1.ReleaseVolumeResponse\x12I\n\x0e\x43reateSnapshot\x12!.targetd.v1.CreateSnapshotRequest\x1a\x14.targetd.v1.Snapshot\x12\x43\n\x0bGetSnapshot\x12\x1e.targetd.v1.GetSnapshotRequest\x1a\x14.targetd.v1.Snapshot\x12T\n\rListSnapshots\x12 .targetd.v1.ListSnapshotsRequest\x1a!.targetd.v1.ListSnapshotsResponse\x12W\n\x0e\x44\x65leteSnapshot\x12!.targetd.v1.DeleteSnapshotRequest\x1a\".targetd.v1.DeleteSnapshotResponse\x12H\n\tListPools\x12\x1c.targetd.v1.ListPoolsRequest\x1a\x1d.targetd.v1.ListPoolsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'targetd.api.v1.volume_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROVISIONING']._serialized_start=1870
-  _globals['_PROVISIONING']._serialized_end=1961
-  _globals['_VOLUMESTATE']._serialized_start=1964
-  _globals['_VOLUMESTATE']._serialized_end=2116
+  _globals['_PROVISIONING']._serialized_start=2214
+  _globals['_PROVISIONING']._serialized_end=2305
+  _globals['_VOLUMESTATE']._serialized_start=2308
+  _globals['_VOLUMESTATE']._serialized_end=2460
+  _globals['_WIPEPOLICY']._serialized_start=2462
+  _globals['_WIPEPOLICY']._serialized_end=2572
   _globals['_VOLUME']._serialized_start=77
   _globals['_VOLUME']._serialized_end=408
   _globals['_CREATEVOLUMEREQUEST']._serialized_start=411
@@ -52,26 +54,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEVOLUMEREQUEST']._serialized_end=864
   _globals['_DELETEVOLUMERESPONSE']._serialized_start=866
   _globals['_DELETEVOLUMERESPONSE']._serialized_end=910
-  _globals['_SNAPSHOT']._serialized_start=913
-  _globals['_SNAPSHOT']._serialized_end=1054
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1056
-  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1142
-  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1144
-  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1185
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1187
-  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1267
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1269
-  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1358
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=1360
-  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=1404
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=1406
-  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=1452
-  _globals['_LISTPOOLSREQUEST']._serialized_start=1454
-  _globals['_LISTPOOLSREQUEST']._serialized_end=1472
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=1474
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=1526
-  _globals['_POOL']._serialized_start=1529
-  _globals['_POOL']._serialized_end=1868
-  _globals['_VOLUMESERVICE']._serialized_start=2119
-  _globals['_VOLUMESERVICE']._serialized_end=2891
+  _globals['_ADOPTVOLUMEREQUEST']._serialized_start=912
+  _globals['_ADOPTVOLUMEREQUEST']._serialized_end=1004
+  _globals['_RELEASEVOLUMEREQUEST']._serialized_start=1006
+  _globals['_RELEASEVOLUMEREQUEST']._serialized_end=1064
+  _globals['_RELEASEVOLUMERESPONSE']._serialized_start=1066
+  _globals['_RELEASEVOLUMERESPONSE']._serialized_end=1110
+  _globals['_SNAPSHOT']._serialized_start=1113
+  _globals['_SNAPSHOT']._serialized_end=1360
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_start=1362
+  _globals['_CREATESNAPSHOTREQUEST']._serialized_end=1448
+  _globals['_GETSNAPSHOTREQUEST']._serialized_start=1450
+  _globals['_GETSNAPSHOTREQUEST']._serialized_end=1491
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_start=1493
+  _globals['_LISTSNAPSHOTSREQUEST']._serialized_end=1573
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_start=1575
+  _globals['_LISTSNAPSHOTSRESPONSE']._serialized_end=1664
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_start=1666
+  _globals['_DELETESNAPSHOTREQUEST']._serialized_end=1710
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_start=1712
+  _globals['_DELETESNAPSHOTRESPONSE']._serialized_end=1758
+  _globals['_LISTPOOLSREQUEST']._serialized_start=1760
+  _globals['_LISTPOOLSREQUEST']._serialized_end=1778
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=1780
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=1832
+  _globals['_POOL']._serialized_start=1835
+  _globals['_POOL']._serialized_end=2212
+  _globals['_VOLUMESERVICE']._serialized_start=2575
+  _globals['_VOLUMESERVICE']._serialized_end=3500
 # @@protoc_insertion_point(module_scope)

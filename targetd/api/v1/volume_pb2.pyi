@@ -73,6 +73,32 @@ VOLUME_STATE_DEGRADED: VolumeState.ValueType  # 4
 """The device is missing, cannot be activated, or does not answer."""
 Global___VolumeState: _TypeAlias = VolumeState  # noqa: Y015
 
+class _WipePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WipePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WipePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WIPE_POLICY_UNSPECIFIED: _WipePolicy.ValueType  # 0
+    WIPE_POLICY_ZERO: _WipePolicy.ValueType  # 1
+    """Overwritten with zeros."""
+    WIPE_POLICY_DISCARD: _WipePolicy.ValueType  # 2
+    """The device is told to discard it; zeros where it cannot."""
+    WIPE_POLICY_NONE: _WipePolicy.ValueType  # 3
+    """Nothing: for thin pools, which zero each block before they give it out."""
+
+class WipePolicy(_WipePolicy, metaclass=_WipePolicyEnumTypeWrapper):
+    """What happens to the data of a deleted volume before its space is used again."""
+
+WIPE_POLICY_UNSPECIFIED: WipePolicy.ValueType  # 0
+WIPE_POLICY_ZERO: WipePolicy.ValueType  # 1
+"""Overwritten with zeros."""
+WIPE_POLICY_DISCARD: WipePolicy.ValueType  # 2
+"""The device is told to discard it; zeros where it cannot."""
+WIPE_POLICY_NONE: WipePolicy.ValueType  # 3
+"""Nothing: for thin pools, which zero each block before they give it out."""
+Global___WipePolicy: _TypeAlias = WipePolicy  # noqa: Y015
+
 @_typing.final
 class Volume(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
@@ -101,7 +127,7 @@ class Volume(_message.Message):
     device_path: _builtins.str
     """The block device on the storage host."""
     source_snapshot_id: _builtins.str
-    """What the volume was made from; both empty for an empty volume."""
+    """What the volume was made from; both empty for a volume made empty."""
     source_volume_id: _builtins.str
     operation_id: _builtins.str
     """The operation that fills it while COPYING."""
@@ -152,7 +178,10 @@ class CreateVolumeRequest(_message.Message):
     """Rounded up to the pool's extent size."""
     multi_attach: _builtins.bool
     source_snapshot_id: _builtins.str
-    """At most one source. The size must not be less than the source's."""
+    """At most one source. The size must not be less than the source's. Within
+    one thin pool the volume is there at once; else it is COPYING until the
+    operation it names has filled it.
+    """
     source_volume_id: _builtins.str
     def __init__(
         self,
@@ -303,6 +332,79 @@ class DeleteVolumeResponse(_message.Message):
 Global___DeleteVolumeResponse: _TypeAlias = DeleteVolumeResponse  # noqa: Y015
 
 @_typing.final
+class AdoptVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    LV_NAME_FIELD_NUMBER: _builtins.int
+    MULTI_ATTACH_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    pool: _builtins.str
+    """The pool whose volume group (and thin pool) the logical volume is in."""
+    lv_name: _builtins.str
+    """Its name in LVM, without the volume group."""
+    multi_attach: _builtins.bool
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        pool: _builtins.str = ...,
+        lv_name: _builtins.str = ...,
+        multi_attach: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lv_name", b"lv_name", "multi_attach", b"multi_attach", "pool", b"pool", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptVolumeRequest: _TypeAlias = AdoptVolumeRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseVolumeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    LV_NAME_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    lv_name: _builtins.str
+    """The name in LVM that it gets; empty: it keeps the one it has."""
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+        lv_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lv_name", b"lv_name", "volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseVolumeRequest: _TypeAlias = ReleaseVolumeRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseVolumeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_PATH_FIELD_NUMBER: _builtins.int
+    device_path: _builtins.str
+    """The block device on the storage host; empty when there was no such volume."""
+    def __init__(
+        self,
+        *,
+        device_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_path", b"device_path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseVolumeResponse: _TypeAlias = ReleaseVolumeResponse  # noqa: Y015
+
+@_typing.final
 class Snapshot(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -311,11 +413,21 @@ class Snapshot(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     USED_PERCENT_FIELD_NUMBER: _builtins.int
+    POOL_FIELD_NUMBER: _builtins.int
+    PROVISIONING_FIELD_NUMBER: _builtins.int
+    OVERFLOWED_FIELD_NUMBER: _builtins.int
+    RESERVED_BYTES_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
     volume_id: _builtins.str
     size_bytes: _builtins.int
     used_percent: _builtins.float
-    """Thick snapshots only: how full their copy-on-write space is."""
+    """Thick snapshots only: how full their copy-on-write space is, when last read."""
+    pool: _builtins.str
+    provisioning: Global___Provisioning.ValueType
+    overflowed: _builtins.bool
+    """Thick snapshots only: the space ran out, and the content is lost."""
+    reserved_bytes: _builtins.int
+    """Thick snapshots only: the copy-on-write space."""
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -326,10 +438,14 @@ class Snapshot(_message.Message):
         size_bytes: _builtins.int = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         used_percent: _builtins.float = ...,
+        pool: _builtins.str = ...,
+        provisioning: Global___Provisioning.ValueType = ...,
+        overflowed: _builtins.bool = ...,
+        reserved_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "used_percent", b"used_percent", "volume_id", b"volume_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "overflowed", b"overflowed", "pool", b"pool", "provisioning", b"provisioning", "reserved_bytes", b"reserved_bytes", "size_bytes", b"size_bytes", "snapshot_id", b"snapshot_id", "used_percent", b"used_percent", "volume_id", b"volume_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -518,6 +634,7 @@ class Pool(_message.Message):
     EXTENT_BYTES_FIELD_NUMBER: _builtins.int
     VG_METADATA_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     VG_METADATA_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    WIPE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     provisioning: Global___Provisioning.ValueType
     volume_group: _builtins.str
@@ -536,6 +653,7 @@ class Pool(_message.Message):
     vg_metadata_total_bytes: _builtins.int
     """LVM's own metadata area of the volume group."""
     vg_metadata_free_bytes: _builtins.int
+    wipe: Global___WipePolicy.ValueType
     def __init__(
         self,
         *,
@@ -552,10 +670,11 @@ class Pool(_message.Message):
         extent_bytes: _builtins.int = ...,
         vg_metadata_total_bytes: _builtins.int = ...,
         vg_metadata_free_bytes: _builtins.int = ...,
+        wipe: Global___WipePolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_percent", b"data_percent", "extent_bytes", b"extent_bytes", "free_bytes", b"free_bytes", "metadata_percent", b"metadata_percent", "name", b"name", "over_subscription", b"over_subscription", "provisioned_bytes", b"provisioned_bytes", "provisioning", b"provisioning", "thin_pool", b"thin_pool", "total_bytes", b"total_bytes", "vg_metadata_free_bytes", b"vg_metadata_free_bytes", "vg_metadata_total_bytes", b"vg_metadata_total_bytes", "volume_group", b"volume_group"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_percent", b"data_percent", "extent_bytes", b"extent_bytes", "free_bytes", b"free_bytes", "metadata_percent", b"metadata_percent", "name", b"name", "over_subscription", b"over_subscription", "provisioned_bytes", b"provisioned_bytes", "provisioning", b"provisioning", "thin_pool", b"thin_pool", "total_bytes", b"total_bytes", "vg_metadata_free_bytes", b"vg_metadata_free_bytes", "vg_metadata_total_bytes", b"vg_metadata_total_bytes", "volume_group", b"volume_group", "wipe", b"wipe"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

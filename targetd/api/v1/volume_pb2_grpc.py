@@ -59,6 +59,16 @@ class VolumeServiceStub:
                 request_serializer=targetd_dot_api_dot_v1_dot_volume__pb2.DeleteVolumeRequest.SerializeToString,
                 response_deserializer=targetd_dot_api_dot_v1_dot_volume__pb2.DeleteVolumeResponse.FromString,
                 _registered_method=True)
+        self.AdoptVolume = channel.unary_unary(
+                '/targetd.v1.VolumeService/AdoptVolume',
+                request_serializer=targetd_dot_api_dot_v1_dot_volume__pb2.AdoptVolumeRequest.SerializeToString,
+                response_deserializer=targetd_dot_api_dot_v1_dot_volume__pb2.Volume.FromString,
+                _registered_method=True)
+        self.ReleaseVolume = channel.unary_unary(
+                '/targetd.v1.VolumeService/ReleaseVolume',
+                request_serializer=targetd_dot_api_dot_v1_dot_volume__pb2.ReleaseVolumeRequest.SerializeToString,
+                response_deserializer=targetd_dot_api_dot_v1_dot_volume__pb2.ReleaseVolumeResponse.FromString,
+                _registered_method=True)
         self.CreateSnapshot = channel.unary_unary(
                 '/targetd.v1.VolumeService/CreateSnapshot',
                 request_serializer=targetd_dot_api_dot_v1_dot_volume__pb2.CreateSnapshotRequest.SerializeToString,
@@ -115,15 +125,33 @@ class VolumeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteVolume(self, request, context):
-        """FAILED_PRECONDITION while the volume is exported or has connections. The name is free as
-        soon as the call returns; a wipe may go on as an operation.
+        """FAILED_PRECONDITION while the volume is exported, or has connections or
+        snapshots. The name is free as soon as the call returns; a wipe may go on
+        as an operation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptVolume(self, request, context):
+        """Takes over a logical volume that exists already, with its data, as a volume.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseVolume(self, request, context):
+        """Lets go of a volume without deleting it: its logical volume and data stay.
+        Refuses what DeleteVolume refuses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CreateSnapshot(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The volume as it is at this moment; it may be attached. A thick volume
+        cannot grow while it has snapshots.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -141,7 +169,8 @@ class VolumeServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSnapshot(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """FAILED_PRECONDITION while a volume is being filled from it.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -179,6 +208,16 @@ def add_VolumeServiceServicer_to_server(servicer, server):
                     servicer.DeleteVolume,
                     request_deserializer=targetd_dot_api_dot_v1_dot_volume__pb2.DeleteVolumeRequest.FromString,
                     response_serializer=targetd_dot_api_dot_v1_dot_volume__pb2.DeleteVolumeResponse.SerializeToString,
+            ),
+            'AdoptVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptVolume,
+                    request_deserializer=targetd_dot_api_dot_v1_dot_volume__pb2.AdoptVolumeRequest.FromString,
+                    response_serializer=targetd_dot_api_dot_v1_dot_volume__pb2.Volume.SerializeToString,
+            ),
+            'ReleaseVolume': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseVolume,
+                    request_deserializer=targetd_dot_api_dot_v1_dot_volume__pb2.ReleaseVolumeRequest.FromString,
+                    response_serializer=targetd_dot_api_dot_v1_dot_volume__pb2.ReleaseVolumeResponse.SerializeToString,
             ),
             'CreateSnapshot': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSnapshot,
@@ -341,6 +380,60 @@ class VolumeService:
             '/targetd.v1.VolumeService/DeleteVolume',
             targetd_dot_api_dot_v1_dot_volume__pb2.DeleteVolumeRequest.SerializeToString,
             targetd_dot_api_dot_v1_dot_volume__pb2.DeleteVolumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/targetd.v1.VolumeService/AdoptVolume',
+            targetd_dot_api_dot_v1_dot_volume__pb2.AdoptVolumeRequest.SerializeToString,
+            targetd_dot_api_dot_v1_dot_volume__pb2.Volume.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseVolume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/targetd.v1.VolumeService/ReleaseVolume',
+            targetd_dot_api_dot_v1_dot_volume__pb2.ReleaseVolumeRequest.SerializeToString,
+            targetd_dot_api_dot_v1_dot_volume__pb2.ReleaseVolumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

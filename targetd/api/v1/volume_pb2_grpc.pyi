@@ -44,13 +44,24 @@ class VolumeServiceStub:
     ExtendVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ExtendVolumeRequest, _volume_pb2.Volume]
     """Grows a volume; it may be attached. Shrinking is never done."""
     DeleteVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.DeleteVolumeRequest, _volume_pb2.DeleteVolumeResponse]
-    """FAILED_PRECONDITION while the volume is exported or has connections. The name is free as
-    soon as the call returns; a wipe may go on as an operation.
+    """FAILED_PRECONDITION while the volume is exported, or has connections or
+    snapshots. The name is free as soon as the call returns; a wipe may go on
+    as an operation.
+    """
+    AdoptVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.AdoptVolumeRequest, _volume_pb2.Volume]
+    """Takes over a logical volume that exists already, with its data, as a volume."""
+    ReleaseVolume: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ReleaseVolumeRequest, _volume_pb2.ReleaseVolumeResponse]
+    """Lets go of a volume without deleting it: its logical volume and data stay.
+    Refuses what DeleteVolume refuses.
     """
     CreateSnapshot: _grpc.UnaryUnaryMultiCallable[_volume_pb2.CreateSnapshotRequest, _volume_pb2.Snapshot]
+    """The volume as it is at this moment; it may be attached. A thick volume
+    cannot grow while it has snapshots.
+    """
     GetSnapshot: _grpc.UnaryUnaryMultiCallable[_volume_pb2.GetSnapshotRequest, _volume_pb2.Snapshot]
     ListSnapshots: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ListSnapshotsRequest, _volume_pb2.ListSnapshotsResponse]
     DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_volume_pb2.DeleteSnapshotRequest, _volume_pb2.DeleteSnapshotResponse]
+    """FAILED_PRECONDITION while a volume is being filled from it."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_volume_pb2.ListPoolsRequest, _volume_pb2.ListPoolsResponse]
 
 @_typing.type_check_only
@@ -62,13 +73,24 @@ class VolumeServiceAsyncStub(VolumeServiceStub):
     ExtendVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.ExtendVolumeRequest, _volume_pb2.Volume]  # type: ignore[assignment]
     """Grows a volume; it may be attached. Shrinking is never done."""
     DeleteVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.DeleteVolumeRequest, _volume_pb2.DeleteVolumeResponse]  # type: ignore[assignment]
-    """FAILED_PRECONDITION while the volume is exported or has connections. The name is free as
-    soon as the call returns; a wipe may go on as an operation.
+    """FAILED_PRECONDITION while the volume is exported, or has connections or
+    snapshots. The name is free as soon as the call returns; a wipe may go on
+    as an operation.
+    """
+    AdoptVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.AdoptVolumeRequest, _volume_pb2.Volume]  # type: ignore[assignment]
+    """Takes over a logical volume that exists already, with its data, as a volume."""
+    ReleaseVolume: _aio.UnaryUnaryMultiCallable[_volume_pb2.ReleaseVolumeRequest, _volume_pb2.ReleaseVolumeResponse]  # type: ignore[assignment]
+    """Lets go of a volume without deleting it: its logical volume and data stay.
+    Refuses what DeleteVolume refuses.
     """
     CreateSnapshot: _aio.UnaryUnaryMultiCallable[_volume_pb2.CreateSnapshotRequest, _volume_pb2.Snapshot]  # type: ignore[assignment]
+    """The volume as it is at this moment; it may be attached. A thick volume
+    cannot grow while it has snapshots.
+    """
     GetSnapshot: _aio.UnaryUnaryMultiCallable[_volume_pb2.GetSnapshotRequest, _volume_pb2.Snapshot]  # type: ignore[assignment]
     ListSnapshots: _aio.UnaryUnaryMultiCallable[_volume_pb2.ListSnapshotsRequest, _volume_pb2.ListSnapshotsResponse]  # type: ignore[assignment]
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_volume_pb2.DeleteSnapshotRequest, _volume_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
+    """FAILED_PRECONDITION while a volume is being filled from it."""
     ListPools: _aio.UnaryUnaryMultiCallable[_volume_pb2.ListPoolsRequest, _volume_pb2.ListPoolsResponse]  # type: ignore[assignment]
 
 class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -107,8 +129,27 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _volume_pb2.DeleteVolumeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_volume_pb2.DeleteVolumeResponse, _abc.Awaitable[_volume_pb2.DeleteVolumeResponse]]:
-        """FAILED_PRECONDITION while the volume is exported or has connections. The name is free as
-        soon as the call returns; a wipe may go on as an operation.
+        """FAILED_PRECONDITION while the volume is exported, or has connections or
+        snapshots. The name is free as soon as the call returns; a wipe may go on
+        as an operation.
+        """
+
+    @_abc_1.abstractmethod
+    def AdoptVolume(
+        self,
+        request: _volume_pb2.AdoptVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.Volume, _abc.Awaitable[_volume_pb2.Volume]]:
+        """Takes over a logical volume that exists already, with its data, as a volume."""
+
+    @_abc_1.abstractmethod
+    def ReleaseVolume(
+        self,
+        request: _volume_pb2.ReleaseVolumeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_volume_pb2.ReleaseVolumeResponse, _abc.Awaitable[_volume_pb2.ReleaseVolumeResponse]]:
+        """Lets go of a volume without deleting it: its logical volume and data stay.
+        Refuses what DeleteVolume refuses.
         """
 
     @_abc_1.abstractmethod
@@ -116,7 +157,10 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _volume_pb2.CreateSnapshotRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_volume_pb2.Snapshot, _abc.Awaitable[_volume_pb2.Snapshot]]: ...
+    ) -> _typing.Union[_volume_pb2.Snapshot, _abc.Awaitable[_volume_pb2.Snapshot]]:
+        """The volume as it is at this moment; it may be attached. A thick volume
+        cannot grow while it has snapshots.
+        """
 
     @_abc_1.abstractmethod
     def GetSnapshot(
@@ -137,7 +181,8 @@ class VolumeServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _volume_pb2.DeleteSnapshotRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_volume_pb2.DeleteSnapshotResponse, _abc.Awaitable[_volume_pb2.DeleteSnapshotResponse]]: ...
+    ) -> _typing.Union[_volume_pb2.DeleteSnapshotResponse, _abc.Awaitable[_volume_pb2.DeleteSnapshotResponse]]:
+        """FAILED_PRECONDITION while a volume is being filled from it."""
 
     @_abc_1.abstractmethod
     def ListPools(
