@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -175,8 +174,9 @@ def main() -> None:
         for count in counts:
             attaching.populate(count)
             ours = attaching.measure(given.repetitions)
-            # For the reboots with so many exports. Nothing is written meanwhile.
-            shutil.copytree(state, given.folder / f"state-{count}")
+            # For the reboots with so many exports. Nothing is written meanwhile. By another
+            # program: here, closing the copied file would let go of the daemon's lock on it.
+            subprocess.run(["cp", "-a", str(state), f"{given.folder}/state-{count}"], check=True)
             if count <= given.others_up_to:
                 _others(count, spares[0], ours, given)
         attaching.count_forks()

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from targetd.engines.interface import RetiredVolume
+from targetd.engines.interface import Inventory
 from targetd.engines.lvm import Lvm
 from targetd.model import PoolConfig, PoolReport, Volume, volume_name
 
@@ -66,15 +66,14 @@ class DmVolumes(Lvm):
         size = self._count * VOLUME_BYTES
         return [PoolReport(POOL, size, size, size, VOLUME_BYTES, size, size)]
 
-    def volumes(self) -> list[Volume]:
+    def inventory(self) -> Inventory:
         now = datetime.now(UTC)
-        return [
-            Volume(volume_id(number), POOL, VOLUME_BYTES, False, now)
-            for number in range(self._count)
-        ]
-
-    def retired(self) -> list[RetiredVolume]:
-        return []
+        return Inventory(
+            [
+                Volume(volume_id(number), POOL, VOLUME_BYTES, False, now)
+                for number in range(self._count)
+            ]
+        )
 
 
 def initiator(number: int) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import cast
 from unittest import mock
 
 import grpc
@@ -25,7 +25,7 @@ from targetd.daemon import Daemon
 from targetd.engines.interface import LvmEngine
 from targetd.engines.lio import Lio
 from targetd.model import PoolConfig
-from targetd.reconcile import reconcile_all
+from targetd.reconcile import Reconciler
 from targetd.server.exports import ExportService
 from targetd.server.host import HostService
 from targetd.server.serve import Server
@@ -79,24 +79,27 @@ class Subject:
 
     def __init__(self, settings: Config, lvm: LvmEngine) -> None:
         self._settings, self._lvm = settings, lvm
+        self._daemon: Daemon | None = None
         self.reconcile_seconds = 0.0
         self.start_seconds = 0.0
 
     def start(self) -> None:
-        def timed_reconcile(*arguments: Any) -> None:
+        reconcile = Reconciler.start
+
+        def timed_reconcile(reconciler: Reconciler) -> None:
             started = time.perf_counter()
-            reconcile_all(*arguments)
+            reconcile(reconciler)
             self.reconcile_seconds = time.perf_counter() - started
 
         started = time.perf_counter()
         with (
             mock.patch.object(targetd.daemon, "Server", _KeepingServer),
-            mock.patch.object(targetd.daemon, "reconcile_all", timed_reconcile),
+            mock.patch.object(Reconciler, "start", timed_reconcile),
         ):
-            self._daemon = Daemon(self._settings, self._lvm, Lio())
-            self._daemon.start()
+            self._daemon = daemon = Daemon(self._settings, self._lvm, Lio())
+            daemon.start()
         self.start_seconds = time.perf_counter() - started
-        server = cast(_KeepingServer, self._daemon._server)
+        server = cast(_KeepingServer, daemon._server)
         self._volumes, self._exports, self._host = server.volumes, server.exports, server.host
 
     def __enter__(self) -> Subject:
@@ -108,7 +111,8 @@ class Subject:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._daemon.stop()
+        if self._daemon is not None:
+            self._daemon.stop()
 
     # Exports
 
