@@ -52,7 +52,7 @@ def full(counts: Iterable[int]) -> Plan:
         reboots=tuple(count for count in ordered if count >= 1000) or ordered[-1:],
         restore=max((count for count in ordered if count <= 1000), default=0),
         attaches_each=5,
-        volumes=20,
+        volumes=10,
         quick=False,
     )
 

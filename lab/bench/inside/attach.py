@@ -139,7 +139,8 @@ def _seconds(do: Callable[[], None]) -> float:
 
 def _others(count: int, spare: int, ours: float, given: argparse.Namespace) -> None:
     """In programs of their own, while the daemon of this one has nothing to do."""
-    repetitions = 1 if given.quick or count >= 1000 else 3
+    # With exports standing, one attachment takes them tens of seconds.
+    repetitions = 1 if given.quick or count else 3
     subprocess.run(
         [
             *(sys.executable, "-m", "lab.bench.inside.others"),
