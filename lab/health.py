@@ -10,20 +10,24 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 
-def status_of(channel: grpc.Channel, timeout_seconds: float) -> str:
-    """The daemon's word, like "SERVING"; waits for the daemon to come up and to serve."""
+def status_now(channel: grpc.Channel, timeout_seconds: float = 10.0) -> str:
+    """The daemon's word, like "SERVING", as soon as it answers at all."""
     # The published types of the health stub lack its methods.
     stub: Any = health_pb2_grpc.HealthStub(channel)
+    answer = stub.Check(
+        health_pb2.HealthCheckRequest(), timeout=timeout_seconds, wait_for_ready=True
+    )
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def status_of(channel: grpc.Channel, timeout_seconds: float) -> str:
+    """The daemon's word, once it has come up and serves, or when the time is over."""
     end = time.monotonic() + timeout_seconds
     while True:
-        answer = stub.Check(
-            health_pb2.HealthCheckRequest(),
-            timeout=max(0.0, end - time.monotonic()),
-            wait_for_ready=True,
-        )
+        status = status_now(channel, max(0.1, end - time.monotonic()))
         # While it reconciles it listens already, and says NOT_SERVING.
-        if answer.status == health_pb2.HealthCheckResponse.SERVING or time.monotonic() > end - 1:
-            return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+        if status == "SERVING" or time.monotonic() > end - 1:
+            return status
         time.sleep(0.1)
 
 

@@ -38,8 +38,9 @@ class Path:
 
     @property
     def link(self) -> str:
-        """The name that udev gives the disk behind it."""
-        return f"/dev/disk/by-path/ip-{self.portal}-iscsi-{self.target}-lun-{self.lun}"
+        """The name that udev gives the disk behind it; without brackets, also for IPv6."""
+        portal = self.portal.replace("[", "").replace("]", "")
+        return f"/dev/disk/by-path/ip-{portal}-iscsi-{self.target}-lun-{self.lun}"
 
     @property
     def record(self) -> str:

@@ -17,7 +17,7 @@ from targetd.validation import NAME, is_address
 DEFAULT_PATH = Path("/etc/targetd/targetd.toml")
 DEFAULT_PREFIX = "iqn.2026-11.org.targetd"
 ISCSI_PORT = 3260
-IQN_PREFIX = re.compile(r"iqn\.\d{4}-(0[1-9]|1[0-2])(\.[a-z0-9-]+){2,}")
+IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-(0[1-9]|1[0-2])(\.[a-z0-9-]+){2,}")
 # With ":" and a UUID behind it, the target's name must fit in 223 bytes.
 IQN_PREFIX_LENGTH_MAX = 180
 LVM_NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}")

@@ -125,6 +125,7 @@ class Daemon:
             self.reconciler.start()
         except EngineError as error:
             raise StartError(f"the storage host is not usable: {error}") from error
+        self.pools.renew()
         self.observations.start()
         self._devices.start()
         self.reconciler.start_periodic(self._config.reconcile_seconds)

@@ -15,7 +15,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # naming authority and no underscore, so that rtslib and targetcli can read the
 # ACL too. The kernel keeps names in 224 bytes, the final NUL among them.
 INITIATOR = re.compile(
-    r"iqn\.\d{4}-(0[1-9]|1[0-2])\.[a-z0-9-]+(\.[a-z0-9-]+)+(:[a-z0-9.:-]+)?"
+    r"iqn\.[0-9]{4}-(0[1-9]|1[0-2])\.[a-z0-9-]+(\.[a-z0-9-]+)+(:[a-z0-9.:-]+)?"
     r"|eui\.[0-9a-f]{16}"
     r"|naa\.([0-9a-f]{16}|[0-9a-f]{32})"
 )
@@ -99,7 +99,8 @@ class Violations:
         )
 
     def initiator(self, field: str, value: str) -> None:
-        name = value.lower()
+        # Some letters of other alphabets become ASCII ones in lower case.
+        name = value.lower() if value.isascii() else ""
         self.check(
             len(name) <= INITIATOR_LENGTH_MAX and INITIATOR.fullmatch(name) is not None,
             field,
@@ -118,8 +119,9 @@ class Violations:
 
 
 def is_address(value: str) -> bool:
+    """Without a zone ("%eth0"): that means something on one host only, and may be any text."""
     try:
         ipaddress.ip_address(value)
     except ValueError:
         return False
-    return True
+    return "%" not in value

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,24 @@ from lab.storage import spec
 from tests.hosts import INITIATORS, Host, LabBacking, SimulatedBacking
 
 LAB_FOLDER = Path("build/lab").absolute()
+
+
+JOURNAL_CHARACTERS = 8000
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that fails in the lab shows what the daemon there said."""
+    report = yield
+    arguments = getattr(item, "funcargs", {})
+    backings = [one.backing for one in arguments.values() if isinstance(one, Host)]
+    backing = next(iter(backings), arguments.get("lab_backing"))
+    if report.failed and isinstance(backing, LabBacking) and backing.storage.node.running:
+        said = backing.storage.journal()[-JOURNAL_CHARACTERS:]
+        report.sections.append(("targetd's journal", said))
+    return report
 
 
 @pytest.fixture(scope="session")

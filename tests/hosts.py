@@ -6,15 +6,18 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+from unittest.mock import patch
 
 import grpc
 from targetd_driver import Endpoint, TargetdDriver
 
 from lab.errors import LoginRefused
+from lab.health import status_now
 from lab.initiator import Initiator
 from lab.lab import Lab
 from lab.storage import StorageHost
+from targetd import daemon
 from targetd.api.v1 import (
     export_pb2,
     export_pb2_grpc,
@@ -157,17 +160,21 @@ class Host:
 class SimulatedBacking:
     """A daemon in this process, on simulated engines, behind its real unix socket."""
 
+    lio_class = SimulatedLio
+    options: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(self, folder: Path) -> None:
         self._config = Config(
             pools=POOLS,
             state_directory=folder / "state",
             socket=folder / "run" / "targetd.sock",
             portal_addresses=("192.0.2.1",),
+            **self.options,
         )
         self.endpoint = Endpoint(f"unix:{self._config.socket}")
         self._host = SimulatedHost()
         self.lvm = SimulatedLvm(POOLS, self._host, SIMULATED_POOL_BYTES)
-        self.lio = SimulatedLio(self._host)
+        self.lio = self.lio_class(self._host)
         self._daemon = self._started()
 
     def _started(self) -> Daemon:
@@ -207,6 +214,15 @@ class SimulatedBacking:
     def restart(self) -> None:
         self._daemon.stop()
         self._daemon = self._started()
+
+    def crash(self) -> None:
+        """As ``restart``, without waiting for what hangs."""
+        with patch.object(daemon, "STOP_GRACE_SECONDS", 0.1):
+            self.restart()
+
+    def health(self) -> str:
+        with self.endpoint.channel() as channel:
+            return status_now(channel)
 
     def close(self) -> None:
         self._daemon.stop()

@@ -60,15 +60,20 @@ class TargetdDriver:
     ) -> dict[str, str | None]:
         """Make the volume's target; returns the model update of the field.
 
-        ``provider_location`` is "portal[;portal...],1 iqn lun". There is no
-        ``provider_auth``: secrets belong to connections, not to exports.
+        ``provider_location`` is "portal[;portal...],1 iqn lun". ``provider_auth`` is
+        None, since secrets belong to connections, but where the daemon is configured
+        for one secret per export: then it is "CHAP user secret".
         """
         request = export_pb2.CreateExportRequest(volume_id=_volume_id(volume))
         export = self._call(self._exports.CreateExport, request)
         portals = ";".join(export.portals)
         return {
             "provider_location": f"{portals},1 {export.target_iqn} {export.target_lun}",
-            "provider_auth": None,
+            "provider_auth": (
+                f"CHAP {export.auth_username} {export.auth_password}"
+                if export.auth_username
+                else None
+            ),
         }
 
     def ensure_export(self, context: object, volume: Any) -> dict[str, str | None]:
@@ -86,8 +91,11 @@ class TargetdDriver:
         connector: Mapping[str, Any],
         attachment_id: str = "",
         access_mode: str = "rw",
+        mutual_chap: bool = False,
     ) -> dict[str, Any]:
         """Give the connector's initiator access; returns what os-brick needs.
+
+        With ``mutual_chap`` also what the target proves itself with.
 
         ``{"driver_volume_type": "iscsi", "data": {...}}``; ``data`` holds the
         CHAP secret: do not log it.
@@ -99,6 +107,7 @@ class TargetdDriver:
             attachment_id=attachment_id or _attachment_id(volume, connector),
             connector=_connector(connector),
             access_mode=MODES[access_mode],
+            mutual_chap=mutual_chap,
         )
         answer = self._call(self._exports.InitializeConnection, request)
         return {

@@ -43,7 +43,9 @@ processes started: by the daemon, counted by the interpreter. forks in the node:
 rtslib: its objects and save_to_file. cinder-rtstool: its five commands, without sudo and rootwrap.
 targetcli: one process for all its commands, saveconfig at the end.
 reconcile: after a reboot, records there, configfs empty; of it, reading the records is a part.
-  bare: the writes alone, after such a reboot.
+  bare: the writes alone, in the same boot just before.
+at first: at the first number of exports; what the machine itself was slower or faster is left out,
+  as a hundred system calls among the rounds show it.
 clients: on this machine, outside the node, each with its own TCP connection and mutual TLS.
 volumes: of 4 MiB; bare is lvcreate or lvremove, called by the same program; with udev."""
 

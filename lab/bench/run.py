@@ -128,7 +128,6 @@ class Bench:
     def _reboot(self, count: int) -> None:
         self._storage.reboot(self._plan.devices)
         self._program("rebuild", "--exports", str(count))
-        self._storage.reboot(self._plan.devices)
         certificates = self._storage.node.folder / "client"
         self._storage.give_certificates(certificates)
         daemon = self._storage.start(

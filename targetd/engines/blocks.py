@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from targetd.engines import process
 from targetd.engines.interface import EngineError, StillInUse
 from targetd.model import WipePolicy
 
@@ -127,5 +128,5 @@ def _opened(path: str, flags: int) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        with suppress(OSError):
+        with process.starting, suppress(OSError):
             os.close(descriptor)

@@ -40,6 +40,8 @@ class RetiredVolume:
     operation_id: str
     pool: PoolConfig
     size_bytes: int
+    # A thick snapshot that was still one of its volume's when it was last looked at.
+    attached: bool = False
 
 
 @dataclass

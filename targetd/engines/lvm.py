@@ -19,7 +19,13 @@ from targetd.engines.interface import (
     Origin,
     RetiredVolume,
 )
-from targetd.engines.lvm_checks import check_group, check_scanning, check_thin_zeroes, thin_pool_row
+from targetd.engines.lvm_checks import (
+    CHECK_COLUMNS,
+    check_group,
+    check_scanning,
+    check_thin_zeroes,
+    thin_pool_row,
+)
 from targetd.engines.lvm_command import Row
 from targetd.engines.lvm_records import (
     COLUMNS,
@@ -64,14 +70,16 @@ class Lvm:
 
     def start(self) -> None:
         check_scanning()
+        # All that the host has: LVM fails for a name that is not there.
+        found = {row["vg_name"]: row for row in lvm_command.report("vgs", CHECK_COLUMNS)}
         for group in self._groups:
-            check_group(group)
+            check_group(group, found.get(group))
+            self._extent_bytes[group] = int(found[group]["vg_extent_size"])
         self._devices = self._physical_volumes()
         rows = self._pool_rows()
         for pool in self._pools:
             if pool.provisioning is Provisioning.THIN:
                 check_thin_zeroes(pool, thin_pool_row(pool, rows))
-        self.pools()
 
     def _physical_volumes(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {group: [] for group in self._groups}
@@ -275,9 +283,16 @@ class Lvm:
         """Part a snapshot from its origin, so that its own space can be overwritten."""
         lvm_command.run("lvconvert", "--yes", "--splitsnapshot", _retired_path(retired))
 
+    def _is_attached(self, retired: RetiredVolume) -> bool:
+        """An earlier try may have parted it already."""
+        return any(
+            one.operation_id == retired.operation_id and one.attached
+            for one in self.inventory().retired
+        )
+
     def wipe(self, retired: RetiredVolume, start_bytes: int, step_bytes: int) -> Iterator[int]:
         device = f"/dev/{_retired_path(retired)}"
-        if os.path.exists(_mapper_path(retired.pool, _retired_name(retired), "-cow")):
+        if retired.attached and self._is_attached(retired):
             with self._changing(retired.pool):
                 self._split(retired)
         if not os.path.exists(device):
@@ -352,12 +367,7 @@ def _retired_path(retired: RetiredVolume) -> str:
     return f"{retired.pool.volume_group}/{_retired_name(retired)}"
 
 
-def _mapper_path(pool: PoolConfig, lv_name: str, layer: str) -> str:
-    """The device-mapper node of one layer of a logical volume."""
-    group, name = (part.replace("-", "--") for part in (pool.volume_group, lv_name))
-    return f"/dev/mapper/{group}-{name}{layer}"
-
-
 def _space_path(snapshot: Snapshot) -> str:
-    """The device that holds a thick snapshot's changes."""
-    return _mapper_path(snapshot.pool, snapshot.lv_name, "-cow")
+    """The device-mapper node that holds a thick snapshot's changes."""
+    group, name = snapshot.pool.volume_group, snapshot.lv_name
+    return f"/dev/mapper/{group.replace('-', '--')}-{name.replace('-', '--')}-cow"

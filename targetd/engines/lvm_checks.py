@@ -12,6 +12,7 @@ from targetd.model import PoolConfig
 
 log = logging.getLogger(__name__)
 
+CHECK_COLUMNS = "vg_name,vg_attr,vg_systemid,vg_lock_type,vg_missing_pv_count,vg_extent_size"
 ACCEPT_ALL = '["a|.*|"]'
 
 
@@ -38,17 +39,13 @@ def check_scanning() -> None:
     )
 
 
-def check_group(group: str) -> None:
+def check_group(group: str, row: Row | None) -> None:
     """Raises StartError where the volume group is absent, or not this host's alone."""
-    try:
-        (row,) = lvm_command.report(
-            "vgs", "vg_attr,vg_systemid,vg_lock_type,vg_missing_pv_count", group
-        )
-    except EngineError as error:
+    if row is None:
         raise StartError(
             f"volume group {group} is not there; create it (vgcreate {group} DEVICE) "
             "or correct [[pool]] in the configuration"
-        ) from error
+        )
     if row["vg_lock_type"] not in ("", "none") or row["vg_systemid"]:
         raise StartError(
             f"volume group {group} is shared or belongs to another host; targetd needs a "

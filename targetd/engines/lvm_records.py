@@ -81,8 +81,9 @@ def _sort(row: Row, pool: PoolConfig, inventory: Inventory) -> None:
     if name.startswith(VOLUME) and UUID.fullmatch(name.removeprefix(VOLUME)):
         inventory.volumes.append(_volume(row, pool))
     elif name.startswith(RETIRED):
+        attached = bool(row["origin"]) and pool.provisioning is Provisioning.THICK
         inventory.retired.append(
-            RetiredVolume(name.removeprefix(RETIRED), pool, int(row["lv_size"]))
+            RetiredVolume(name.removeprefix(RETIRED), pool, int(row["lv_size"]), attached)
         )
     elif name.startswith((SNAPSHOT, SNAPSHOT_FOR_COPY)) and _tagged(row, OF):
         inventory.snapshots.append(_snapshot(row, pool))

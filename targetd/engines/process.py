@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,12 @@ log = logging.getLogger(__name__)
 # half-written (topolvm issue 1163).
 TERMINATE_SECONDS = 15.0
 KILL_SECONDS = 5.0
+
+
+# Held while a program is being started. Until it runs, it has all open files of
+# the daemon, also those that are to be closed then: a device that is closed under
+# this lock is really closed, and does not seem to be in use for another moment.
+starting = threading.Lock()
 
 
 class ProcessFailed(Exception):
@@ -44,18 +51,19 @@ def run(argv: Sequence[str], timeout_seconds: float = 120.0) -> Completed:
     for name in ("LVM_SYSTEM_DIR", "HOME"):
         if name in os.environ:
             environment[name] = os.environ[name]
-    # Not as a context: its end would wait without limit for a child in D state.
-    child = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        text=True,
-        errors="replace",
-        # A Ctrl-C on the daemon's terminal must not reach an LVM command.
-        start_new_session=True,
-    )
+    with starting:
+        # Not as a context: its end would wait without limit for a child in D state.
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            errors="replace",
+            # A Ctrl-C on the daemon's terminal must not reach an LVM command.
+            start_new_session=True,
+        )
     stdout, stderr = _wait(child, timeout_seconds)
     seconds = time.monotonic() - started
     log.debug("%s: status %d in %.3f s", " ".join(argv), child.returncode, seconds)

@@ -117,7 +117,9 @@ class SimulatedLvm:
     def snapshot(self, snapshot: Snapshot, origin: Volume) -> Snapshot:
         made = replace(snapshot, size_bytes=origin.size_bytes)
         if snapshot.pool.provisioning is Provisioning.THICK:
-            reserved = self.rounded(snapshot.pool, snapshot.reserve_bytes or origin.size_bytes)
+            # No more than the whole volume's changes can take.
+            reserved = min(snapshot.reserve_bytes or origin.size_bytes, origin.size_bytes)
+            reserved = self.rounded(snapshot.pool, reserved)
             self._refuse_lack(snapshot.pool, reserved)
             made = replace(made, reserved_bytes=reserved)
         with self._host.lock:

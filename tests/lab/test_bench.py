@@ -19,7 +19,7 @@ OPTIONAL = {"attach / cinder-rtstool", "cinder-rtstool: attach"}
 MEASURES = {
     "attach p99",
     "bare attach p50",
-    "detach p50 / detach p50 at first",
+    "detach p50 / at first",
     "rtslib: attach",
     "targetcli: attach",
     "reconcile",

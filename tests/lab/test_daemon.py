@@ -17,6 +17,7 @@ from tests.lab.disks import count
 
 pytestmark = pytest.mark.lab
 
+Create = volume_pb2.CreateVolumeRequest
 DROP_IN = "/etc/systemd/system/targetd.service.d/test.conf"
 READ_BACK = """
 import json, rtslib_fb
@@ -174,7 +175,21 @@ FAILPOINTS = {
     "lio-target-half-removed": "unexport",
     "export-removed": "unexport",
     "volume-retired": "delete",
+    "snapshot-begun": "snapshot",
+    "lvm-snapshot-unsynced": "snapshot",
+    "snapshot-made": "snapshot",
+    "lvm-snapshot-unsplit": "delete-snapshot",
+    "lvm-clone-made": "clone",
+    "copy-source-made": "copy",
+    "copy-filled": "copy",
+    "copy-finished": "copy",
+    "lvm-adopt-tagged": "adopt",
+    "volume-adopted": "adopt",
+    "lvm-release-renamed": "release",
+    "volume-released": "release",
 }
+# Passed after the call has been answered.
+BEHIND = ("copy-filled", "copy-finished")
 
 
 def test_killed_at_every_failpoint(lab_host: Host, lab_backing: LabBacking) -> None:
@@ -185,7 +200,7 @@ def test_killed_at_every_failpoint(lab_host: Host, lab_backing: LabBacking) -> N
         lab_host.attach(bystander, "b")
         volume_id = _prepared(lab_host, doing)
         _restart(storage, f"Environment=TARGETD_FAILPOINT={name}\nRestart=no\n")
-        with pytest.raises(grpc.RpcError):
+        with suppress(grpc.RpcError) if name in BEHIND else pytest.raises(grpc.RpcError):
             _do(lab_host, doing, volume_id)
         _wait_dead(storage)
         _restart(storage, "")
@@ -199,33 +214,64 @@ def test_killed_at_every_failpoint(lab_host: Host, lab_backing: LabBacking) -> N
         _check_agreement(lab_host, lab_backing, name)
         print(f"killed at {name} during {doing}: nothing lost, nothing left")
         lab_host.remove_everything()
+        if doing == "release":
+            lab_backing.remove_foreign(FOREIGN)
         assert lab_backing.kernel() == {}
 
 
 def _prepared(host: Host, doing: str) -> str:
+    """Returns the id that ``_do`` works on: of a volume, or of what it makes."""
     if doing == "create":
         return str(uuid.uuid4())
-    volume_id = host.create("thick" if doing == "delete" else "thin")
+    if doing == "adopt":
+        host.backing.make_foreign(FOREIGN, 4 * MEBIBYTE)
+        return str(uuid.uuid4())
+    volume_id = host.create("thin" if doing in IN_THE_THIN_POOL else "thick")
     if doing in ("connect", "unexport"):
         host.exports.CreateExport(export_pb2.CreateExportRequest(volume_id=volume_id))
     if doing == "disconnect":
         host.attach(volume_id)
+    if doing == "delete-snapshot":
+        return host.snapshot(volume_id)
     return volume_id
 
 
-def _do(host: Host, doing: str, volume_id: str) -> None:
-    if doing == "create":
-        host.volumes.CreateVolume(
-            volume_pb2.CreateVolumeRequest(volume_id=volume_id, pool="thin", size_bytes=MEBIBYTE)
-        )
-    elif doing in ("export", "connect"):
-        host.attach(volume_id)
+IN_THE_THIN_POOL = ("export", "connect", "disconnect", "unexport", "clone")
+FOREIGN = "somebodys"
+
+
+def _do(host: Host, doing: str, given: str) -> None:
+    volumes = host.volumes
+    # What is made of a thing has an id of its own, the same at every try.
+    made = str(uuid.uuid5(uuid.NAMESPACE_OID, given))
+    if doing in ("export", "connect"):
+        host.attach(given)
     elif doing == "disconnect":
-        host.detach(volume_id)
+        host.detach(given)
     elif doing == "unexport":
-        host.exports.RemoveExport(export_pb2.RemoveExportRequest(volume_id=volume_id))
+        host.remove_export(given)
+    elif doing == "create":
+        volumes.CreateVolume(Create(volume_id=given, pool="thin", size_bytes=MEBIBYTE))
+    elif doing == "delete":
+        volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(volume_id=given))
+    elif doing == "snapshot":
+        volumes.CreateSnapshot(volume_pb2.CreateSnapshotRequest(snapshot_id=made, volume_id=given))
+    elif doing == "delete-snapshot":
+        volumes.DeleteSnapshot(volume_pb2.DeleteSnapshotRequest(snapshot_id=given))
+    elif doing in ("clone", "copy"):
+        # Larger than its source, and in the source's pool.
+        pool = "thin" if doing == "clone" else "thick"
+        volumes.CreateVolume(
+            Create(volume_id=made, pool=pool, size_bytes=32 * MEBIBYTE, source_volume_id=given)
+        )
+        host.wait_available(made)
+    elif doing == "adopt":
+        volumes.AdoptVolume(
+            volume_pb2.AdoptVolumeRequest(volume_id=given, pool="thick", lv_name=FOREIGN)
+        )
     else:
-        host.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(volume_id=volume_id))
+        assert doing == "release", doing
+        volumes.ReleaseVolume(volume_pb2.ReleaseVolumeRequest(volume_id=given, lv_name=FOREIGN))
 
 
 def _restart(storage: StorageHost, service: str) -> None:
@@ -253,8 +299,12 @@ def _check_agreement(host: Host, backing: LabBacking, name: str) -> None:
         recorded[iqns[connection.volume_id]].add(connection.initiator)
     assert backing.kernel() == recorded, name
     volumes = host.volumes.ListVolumes(volume_pb2.ListVolumesRequest()).volumes
-    held = {one for one in backing.volumes() if not one.startswith("deleted-")}
-    assert held == {f"volume-{volume.volume_id}" for volume in volumes}, name
+    snapshots = host.volumes.ListSnapshots(volume_pb2.ListSnapshotsRequest()).snapshots
+    for volume in volumes:
+        host.wait_available(volume.volume_id)
+    held = {one for one in backing.volumes() if not one.startswith("deleted-")} - {FOREIGN}
+    wanted = {f"volume-{volume.volume_id}" for volume in volumes}
+    assert held == wanted | {f"snap-{snapshot.snapshot_id}" for snapshot in snapshots}, name
     assert set(iqns) <= {volume.volume_id for volume in volumes}, name
     core = "/sys/kernel/config/target/core"
     found = backing.storage.node.run(["find", core, "-maxdepth", "1", "-name", "iblock_*"]).stdout

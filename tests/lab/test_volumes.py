@@ -58,7 +58,7 @@ def test_a_snapshot_keeps_the_data_of_its_moment(
         lab_host.volumes.CreateVolume(request)
         lab_host.wait_available(request.volume_id)
         assert same(storage.node, _device(request.volume_id), content, SIZE)
-        fill(storage.node, _device(request.volume_id), MARKER + b"\n", MEBIBYTE)
+        fill(storage.node, _device(request.volume_id), b"of its own\n", MEBIBYTE)
     assert first_bytes(storage.node, _device(origin), len(AFTER)) == AFTER, "each stands alone"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,6 +75,31 @@ def test_a_connector_ends_all_attachments_of_its_initiator(host: Host) -> None:
         host.driver.initialize_connection(volume, CONNECTOR, attachment_id)
     assert host.driver.terminate_connection(volume, CONNECTOR) is False
     assert list(host.backing.kernel().values()) == [set()]
+
+
+def test_mutual_chap_is_passed_on(host: Host) -> None:
+    volume = {"id": host.create()}
+    host.driver.create_export(None, volume)
+    answer = host.driver.initialize_connection(volume, CONNECTOR, mutual_chap=True)
+    assert answer["data"]["mutual_auth_username"] and answer["data"]["mutual_auth_password"]
+    host.driver.terminate_connection(volume, CONNECTOR)
+    answer = host.driver.initialize_connection(volume, CONNECTOR)
+    assert "mutual_auth_username" not in answer["data"]
+
+
+class OneSecretPerExport(SimulatedBacking):
+    options = MappingProxyType({"chap_per_export": True})
+
+
+def test_one_secret_per_export_is_returned_with_it(tmp_path: Path) -> None:
+    backing = OneSecretPerExport(tmp_path)
+    host = Host(backing)
+    volume = {"id": host.create()}
+    update = host.driver.create_export(None, volume)
+    data = host.driver.initialize_connection(volume, CONNECTOR)["data"]
+    assert update["provider_auth"] == f"CHAP {data['auth_username']} {data['auth_password']}"
+    host.close()
+    backing.close()
 
 
 def test_errors_are_typed(host: Host) -> None:

@@ -21,6 +21,7 @@ from lab.bench.inside.subject import Subject, config
 SPARE = 8
 COUNTED = 20
 LISTED = 5
+SYSTEM_CALLS = 100
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Samples:
     detach: list[float] = field(default_factory=list)
     bare_attach: list[float] = field(default_factory=list)
     bare_detach: list[float] = field(default_factory=list)
+    # How fast the machine was meanwhile: others may use it too.
+    system_calls: list[float] = field(default_factory=list)
 
 
 class Attaching:
@@ -61,6 +64,7 @@ class Attaching:
             rounds = [self._bare_round, self._round]
             for one in rounds if repetition % 2 else reversed(rounds):
                 one(number, samples)
+            samples.system_calls.append(_seconds(_system_calls))
             progress(repetition)
         self._report(samples)
         listing = []
@@ -92,6 +96,7 @@ class Attaching:
 
     def _report(self, samples: Samples) -> None:
         self._first = first = self._first or samples
+        slower = p50(samples.system_calls) / p50(first.system_calls)
         for what, ours, least, before in (
             ("attach", samples.attach, samples.bare_attach, first.attach),
             ("detach", samples.detach, samples.bare_detach, first.detach),
@@ -101,9 +106,10 @@ class Attaching:
             self._row(f"bare {what} p50", milliseconds(p50(least)), "ms")
             self._row(f"bare {what} p99", milliseconds(percentile(least, 99)), "ms")
             self._row(f"{what} p50 / bare p50", p50(ours) / p50(least), "ratio")
-            self._row(f"{what} p50 / {what} p50 at first", p50(ours) / p50(before), "ratio")
+            self._row(f"{what} p50 / at first", p50(ours) / p50(before) / slower, "ratio")
         self._row("CreateExport p50", milliseconds(p50(samples.create)), "ms")
         self._row("InitializeConnection p50", milliseconds(p50(samples.initialize)), "ms")
+        self._row(f"{SYSTEM_CALLS} system calls", milliseconds(p50(samples.system_calls)), "ms")
 
     def _list(self) -> None:
         found = self._subject.list_connections()
@@ -135,6 +141,11 @@ def _seconds(do: Callable[[], None]) -> float:
     started = time.perf_counter()
     do()
     return time.perf_counter() - started
+
+
+def _system_calls() -> None:
+    for _ in range(SYSTEM_CALLS):
+        os.getppid()
 
 
 def _others(count: int, spare: int, ours: float, given: argparse.Namespace) -> None:
