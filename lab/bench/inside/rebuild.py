@@ -50,10 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     portal = f"{given.portal_address}:3260"
     os.makedirs(bare.ISCSI, exist_ok=True)
-    if given.saved:
-        seconds = _targetctl(given.saved)
-    else:
-        seconds = _bare(given.exports, portal)
+    seconds = _targetctl(given.saved) if given.saved else _bare(given.exports, portal)
     # The file was saved with the one export that rtslib had just made.
     if bare.standing() - given.exports not in (0, 1):
         raise AssertionError(f"{bare.standing()} exports stand instead of {given.exports}")
