@@ -1,14 +1,16 @@
 # make demo   the product's main job, on a storage host of the lab
 # make test   lint, types, unit, contract and lab tests
 # make bench  the daemon measured next to bare configfs, rtslib, targetcli and Cinder's helper
+# make soak   power cuts under load, CUTS=100 of them; SEED= repeats the load of a run
 # All install what is missing: Debian packages (as root), a virtual environment in build/venv.
 
 VENV := build/venv
+CUTS := 100
 PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
 CODE := targetd drivers lab tests
 
-.PHONY: demo test lint types stubs stubs-check unit contract lab-test bench format lock packages clean help
+.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test bench format lock packages clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -17,6 +19,9 @@ demo: packages $(VENV)/ready
 	@$(PYTHON) -m lab.demo
 
 test: packages $(VENV)/ready lint types unit contract lab-test
+
+soak: packages $(VENV)/ready
+	@$(PYTHON) -m lab.soak --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
 
 packages:
 	@lab/packages.sh

@@ -13,6 +13,7 @@ from typing import Any
 
 from lab.errors import CommandFailed, LabError, LoginFailed, LoginRefused
 from lab.node import Node
+from targetd.api.v1 import export_pb2
 
 DEVICE_SECONDS = 15
 RECORDS = "/etc/iscsi/nodes"
@@ -181,6 +182,11 @@ class Initiator:
         if done.status:
             raise CommandFailed(argv, done.status, done.stderr or done.stdout)
         return done.stdout
+
+
+def properties_of(message: export_pb2.ConnectionProperties) -> dict[str, Any]:
+    """The daemon's answer as the initiator's side takes it."""
+    return {name: getattr(message, name) for name in message.DESCRIPTOR.fields_by_name}
 
 
 def paths(properties: Mapping[str, Any]) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from typing import Any
 from lab import preconditions, program
 from lab.network import FIRST_NODE_HOST, NAMESPACES, Network
 from lab.node import Node, Spec
+from lab.processors import idle_first
 
 PREFIX = "tlab"
 PROGRESS_SECONDS = 2.0
@@ -75,9 +76,7 @@ class Lab:
         self.folder.mkdir(parents=True)
         self._memory.mkdir()
         self.network.create()
-        processors = sorted(os.sched_getaffinity(0))
-        # Not always from the first: labs side by side would share it.
-        first = secrets.randbelow(len(processors))
+        processors = idle_first()
         hosts = {spec.name: FIRST_NODE_HOST + number for number, spec in enumerate(self._specs)}
         for number, spec in enumerate(self._specs):
             self.nodes[spec.name] = Node(
@@ -86,7 +85,7 @@ class Lab:
                 folder=self.folder / spec.name,
                 memory_folder=self._memory / spec.name,
                 network=self.network,
-                cpu=processors[(first + number) % len(processors)],
+                cpu=processors[number % len(processors)],
                 hosts=hosts,
                 spawner=self._spawner,
             )

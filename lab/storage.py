@@ -22,6 +22,7 @@ from targetd.api.v1 import host_pb2, host_pb2_grpc
 ROOT = Path(__file__).resolve().parent.parent
 GRPC_PORT = 7788
 GROUP = "storage"
+STATE_FOLDER = "/var/lib/targetd"
 GIBIBYTE = 1 << 30
 MEBIBYTE = 1 << 20
 HEALTHY_SECONDS = 30.0
@@ -72,8 +73,12 @@ def spec(name: str = "storage", ports: int = 1) -> Spec:
 class StorageHost:
     """targetd on a booted node, reached over TCP with mutual TLS."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(
+        self, node: Node, volumes_device: str = "/dev/ubda", state_device: str = "/dev/ubdb"
+    ) -> None:
         self.node = node
+        self._volumes_device = volumes_device
+        self._state_device = state_device
         self._authority = Authority()
         self._relay = Relay(node.network, node.address, GRPC_PORT)
         self._server = self._authority.issue(node.name, (node.address, "127.0.0.1"))
@@ -92,15 +97,15 @@ class StorageHost:
     def prepare_disks(self) -> None:
         """Once for the life of the disks: the volume group, and the state's file system."""
         run = self.node.run
-        run(["lvm", "vgcreate", GROUP, "/dev/ubda"])
+        run(["lvm", "vgcreate", GROUP, self._volumes_device])
         run(["lvm", "lvcreate", "-y", "--type", "thin-pool", "-n", "thin", "-L", "1g", GROUP])
-        run(["mkfs.ext4", "-q", "/dev/ubdb"])
+        run(["mkfs.ext4", "-q", self._state_device])
 
     def install(self) -> None:
         """After every boot: what a package would have put on the node's own disk."""
         node = self.node
-        node.run(["mkdir", "-p", "/var/lib/targetd"])
-        node.run(["mount", "/dev/ubdb", "/var/lib/targetd"])
+        node.run(["mkdir", "-p", STATE_FOLDER])
+        node.run(["mount", self._state_device, STATE_FOLDER])
         node.run(["lvm", "vgchange", "--activate", "y", GROUP], check=False)
         node.write(CONFIGURATION_PATH, self.configuration)
         certificate, key = self._server

@@ -15,6 +15,7 @@ from targetd_driver import Endpoint, TargetdDriver
 from lab.errors import LoginRefused
 from lab.health import status_now
 from lab.initiator import Initiator
+from lab.initiator import properties_of as properties_of
 from lab.lab import Lab
 from lab.storage import StorageHost
 from targetd import daemon
@@ -71,15 +72,15 @@ class Host:
 
     def __init__(self, backing: Backing) -> None:
         self.backing = backing
-        self._channel = backing.endpoint.channel()
-        self.volumes = volume_pb2_grpc.VolumeServiceStub(self._channel)
-        self.exports = export_pb2_grpc.ExportServiceStub(self._channel)
-        self.hosts = host_pb2_grpc.HostServiceStub(self._channel)
+        self.channel = backing.endpoint.channel()
+        self.volumes = volume_pb2_grpc.VolumeServiceStub(self.channel)
+        self.exports = export_pb2_grpc.ExportServiceStub(self.channel)
+        self.hosts = host_pb2_grpc.HostServiceStub(self.channel)
         self.driver = TargetdDriver(backing.endpoint)
 
     def close(self) -> None:
         self.driver.close()
-        self._channel.close()
+        self.channel.close()
 
     def connector(self, host: str) -> export_pb2.Connector:
         return export_pb2.Connector(initiator=self.backing.initiator(host), host=host)
@@ -286,12 +287,6 @@ class LabBacking:
 
     def close(self) -> None:
         self.storage.close()
-
-
-def properties_of(message: export_pb2.ConnectionProperties) -> dict[str, Any]:
-    """The properties as the initiator's side takes them."""
-    fields = message.DESCRIPTOR.fields_by_name
-    return {name: getattr(message, name) for name in fields}
 
 
 @contextmanager

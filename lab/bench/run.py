@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.bench.clients import Outcome
 from lab.bench.inside.attach import SPARE
-from lab.bench.inside.report import milliseconds, p50, percentile
+from lab.bench.inside.report import SAY_SECONDS, milliseconds, p50, percentile
 from lab.bench.inside.serve import SERVING
 from lab.bench.rows import Row
 from lab.bench.storage import FOLDER, GROUP_DISK, ROOT, Storage, environment
@@ -162,12 +162,12 @@ class Bench:
             text=True,
         )
         try:
-            output, _ = process.communicate(timeout=CLIENTS_SECONDS)
+            output = self._output(process, name)
         finally:
             process.kill()
             process.wait()
         if process.returncode:
-            raise LabError(f"{name} could not attach")
+            raise LabError(f"{name}: the program ended with {process.returncode}")
         outcome = Outcome(**json.loads(output))
         for error in outcome.errors[:3]:
             print(f"{name}: {error}", file=sys.stderr)
@@ -178,6 +178,15 @@ class Bench:
             ("attach p99", milliseconds(percentile(outcome.attach_seconds, 99)), "ms"),
         ):
             self.rows.append(Row(f"{name}: {measure}", count, value, unit))
+
+    def _output(self, process: subprocess.Popen[str], name: str) -> str:
+        """Raises LabError when it takes too long."""
+        for turn in range(1, int(CLIENTS_SECONDS / SAY_SECONDS)):
+            try:
+                return str(process.communicate(timeout=SAY_SECONDS)[0])
+            except subprocess.TimeoutExpired:
+                self._say(f"{name}: {turn * SAY_SECONDS:.0f} s so far")
+        raise LabError(f"{name} did not get done in {CLIENTS_SECONDS:.0f} s")
 
     def _restore(self, count: int) -> None:
         self._storage.reboot(self._plan.devices)

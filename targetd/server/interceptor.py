@@ -11,10 +11,11 @@ from typing import Any
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from targetd.errors import InvalidArgument, TargetdError, Unavailable
+from targetd.errors import FieldViolation, InvalidArgument, TargetdError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ DOMAIN = "targetd"
 # What answers before the daemon serves: health and reflection are not ours.
 OUR_METHODS = "/targetd."
 Handler = Callable[[Any, grpc.ServicerContext], Any]
+Reader = Callable[[bytes], Any]
+# Stands for a request that is no protobuf message.
+UNREADABLE = object()
 
 
 class ErrorInterceptor(grpc.ServerInterceptor):
@@ -50,20 +54,20 @@ class ErrorInterceptor(grpc.ServerInterceptor):
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(
                 self._streaming(handler.unary_stream, method),
-                request_deserializer=handler.request_deserializer,
+                request_deserializer=_reading(handler.request_deserializer),
                 response_serializer=handler.response_serializer,
             )
         assert handler.unary_unary is not None, "no call of ours takes a stream"
         return grpc.unary_unary_rpc_method_handler(
             self._answering(handler.unary_unary, method),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=_reading(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
     def _answering(self, handler: Handler, method: str) -> Handler:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             with _translated(method, context):
-                self._refuse_until_serving()
+                self._refuse(request)
                 return handler(request, context)
 
         return call
@@ -71,17 +75,32 @@ class ErrorInterceptor(grpc.ServerInterceptor):
     def _streaming(self, handler: Handler, method: str) -> Handler:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with _translated(method, context):
-                self._refuse_until_serving()
+                self._refuse(request)
                 yield from handler(request, context)
 
         return call
 
-    def _refuse_until_serving(self) -> None:
+    def _refuse(self, request: Any) -> None:
+        if request is UNREADABLE:
+            raise InvalidArgument([FieldViolation("request", "is no message of this call")])
         if not self._serving.is_set():
             raise Unavailable(
                 "the daemon is starting and brings its exports into order; try again soon",
                 reason="STARTING",
             )
+
+
+def _reading(read: Reader | None) -> Reader:
+    """gRPC itself would answer INTERNAL and log a trace for every message it cannot read."""
+    assert read is not None, "generated code names its readers"
+
+    def tolerant(data: bytes) -> Any:
+        try:
+            return read(data)
+        except DecodeError:
+            return UNREADABLE
+
+    return tolerant
 
 
 @contextmanager

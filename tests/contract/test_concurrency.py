@@ -7,7 +7,7 @@ import random
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from functools import partial
 from itertools import islice
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from targetd.api.v1 import export_pb2, volume_pb2
-from targetd.model import Acl, PoolConfig, Volume
+from targetd.model import Acl, Volume
 from targetd.workers import QUEUE_LENGTH_MAX
 from tests.answers import answer_of, check_agreement, listing
 from tests.hosts import MEBIBYTE, Host, LabBacking, SimulatedBacking
@@ -193,7 +193,7 @@ def test_what_is_refused_among_many_changes_nothing(host: Host, caller: Caller) 
         "HAS_CONNECTIONS": lambda: caller.unexport(volume_id),
         "ALREADY_EXISTS": lambda: caller.create(volume_id, 64 * MEBIBYTE),
         "NOT_MULTI_ATTACH": lambda: caller.attach(volume_id, "b", "two"),
-        "RESOURCE_EXHAUSTED": lambda: caller.extend(volume_id, HUGE_BYTES),
+        "OVER_SUBSCRIBED": lambda: caller.extend(volume_id, HUGE_BYTES),
     }
     for _ in range(10):
         answers = at_once(lambda call: call(), refused.values())
@@ -228,10 +228,10 @@ def test_exactly_so_many_wait_for_a_stuck_volume(
     volume_id, other = exported(host, caller), exported(host, caller)
     go_on, ensure = threading.Event(), simulated_backing.lio.ensure_acl
 
-    def ensure_acl(iqn: str, acl: Acl) -> None:
+    def ensure_acl(iqn: str, acl: Acl) -> Sequence[str]:
         if iqn.endswith(volume_id):
             go_on.wait()
-        ensure(iqn, acl)
+        return ensure(iqn, acl)
 
     monkeypatch.setattr(simulated_backing.lio, "ensure_acl", ensure_acl)
     too_many = 5

@@ -10,6 +10,7 @@ from contextlib import suppress
 import grpc
 import pytest
 
+from lab.agreement import Client, disagreements, look
 from lab.storage import ROOT, StorageHost
 from targetd.api.v1 import export_pb2, volume_pb2
 from tests.hosts import MEBIBYTE, Host, LabBacking, properties_of, refused_with
@@ -290,25 +291,9 @@ def _wait_dead(storage: StorageHost) -> None:
 
 def _check_agreement(host: Host, backing: LabBacking, name: str) -> None:
     """Records, kernel and LVM hold the same things: nothing lost, nothing orphaned."""
-    exports = host.exports.ListExports(export_pb2.ListExportsRequest()).exports
-    connections = host.exports.ListConnections(export_pb2.ListConnectionsRequest()).connections
-    recorded: dict[str, set[str]] = {export.target_iqn: set() for export in exports}
-    iqns = {export.volume_id: export.target_iqn for export in exports}
-    for connection in connections:
-        assert connection.state == export_pb2.CONNECTION_STATE_GRANTED, name
-        recorded[iqns[connection.volume_id]].add(connection.initiator)
-    assert backing.kernel() == recorded, name
-    volumes = host.volumes.ListVolumes(volume_pb2.ListVolumesRequest()).volumes
-    snapshots = host.volumes.ListSnapshots(volume_pb2.ListSnapshotsRequest()).snapshots
-    for volume in volumes:
+    for volume in host.volumes.ListVolumes(volume_pb2.ListVolumesRequest()).volumes:
         host.wait_available(volume.volume_id)
-    held = {one for one in backing.volumes() if not one.startswith("deleted-")} - {FOREIGN}
-    wanted = {f"volume-{volume.volume_id}" for volume in volumes}
-    assert held == wanted | {f"snap-{snapshot.snapshot_id}" for snapshot in snapshots}, name
-    assert set(iqns) <= {volume.volume_id for volume in volumes}, name
-    core = "/sys/kernel/config/target/core"
-    found = backing.storage.node.run(["find", core, "-maxdepth", "1", "-name", "iblock_*"]).stdout
-    assert len(found.split()) == len(exports), name
+    assert disagreements(look(backing.storage, Client(host.channel))) == [], name
 
 
 def test_a_power_cut_loses_nothing_acknowledged(lab_host: Host, lab_backing: LabBacking) -> None:

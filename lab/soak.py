@@ -1,0 +1,288 @@
+"""``python -m lab.soak``: power cuts under load, and what each of them cost.
+
+A client outside the storage host makes random calls and writes down what was
+acknowledged. The host loses its power at a random moment, also while it comes
+back, boots again, and is compared with what the client has written down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from lab.agreement import Client
+from lab.errors import LabError
+from lab.initiator import Initiator, properties_of
+from lab.lab import Lab
+from lab.ledger import BLOCK, Attachment, Findings, Ledger, digest
+from lab.load import Worker
+from lab.node import Spec
+from lab.processors import idle_first
+from lab.storage import StorageHost, spec
+from lab.verify import verify
+
+WORKERS = 4
+# A cut comes after so many acknowledgements, which a slow machine does not change,
+# and then at a moment of its own.
+ACKNOWLEDGED_MAX = 40
+MOMENT_SECONDS_MAX = 0.5
+# How often the power goes again while the host comes back, and when.
+AGAIN = 0.25
+AGAIN_SECONDS = (0.5, 7.0)
+CONNECT_SECONDS = 30.0
+FOLDER = Path("build/lab")
+
+
+@dataclass
+class Counts:
+    cuts: int = 0
+    acknowledged: int = 0
+    # Calls that had no answer when the power went.
+    done: int = 0
+    undone: int = 0
+    losses: int = 0
+    leaks: int = 0
+    orphans: int = 0
+    logins: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        return not (self.losses or self.leaks or self.orphans)
+
+    def add(self, findings: Findings) -> None:
+        self.done += findings.done
+        self.undone += findings.undone
+        self.losses += len(findings.losses)
+        self.leaks += len(findings.leaks)
+        self.orphans += len(findings.orphans)
+        self.problems += findings.lines
+
+    def table(self) -> str:
+        return "\n".join(
+            [
+                f"cuts          {self.cuts}",
+                f"acknowledged  {self.acknowledged} operations",
+                f"unanswered    {self.done + self.undone} "
+                f"({self.done} were done, {self.undone} not, none by half)"
+                if self.clean
+                else f"unanswered    {self.done} done, {self.undone} not",
+                f"logins        {self.logins}",
+                f"losses        {self.losses}",
+                f"leaks         {self.leaks}",
+                f"orphans       {self.orphans}",
+            ]
+        )
+
+
+class Soak:
+    """Power cuts on one storage host, which is prepared, started and empty.
+
+    ``initiator`` is a host that attaches; ``tell`` takes a line for each cut.
+    """
+
+    def __init__(
+        self,
+        storage: StorageHost,
+        initiator: Initiator,
+        seed: int,
+        tell: Callable[[str], None],
+        acknowledged_max: int = ACKNOWLEDGED_MAX,
+    ) -> None:
+        self._storage = storage
+        self._initiator = initiator
+        self._tell = tell
+        self._acknowledged_max = acknowledged_max
+        self._rng = random.Random(seed)
+        # Its own: how much there is to choose from must not move the next cuts.
+        self._login_rng = random.Random(f"{seed}/login")
+        self._ledger = Ledger()
+        self._workers = [
+            Worker(f"load-{n}", random.Random(f"{seed}/{n}"), storage, self._ledger)
+            for n in range(WORKERS)
+        ]
+        self.counts = Counts()
+
+    def run(self, cuts: int) -> Counts:
+        try:
+            while self.counts.cuts < cuts:
+                self._cycle(cuts)
+        finally:
+            self.counts.acknowledged = self._ledger.acknowledged
+        return self.counts
+
+    def _cycle(self, cuts: int) -> None:
+        before = self._ledger.acknowledged
+        wanted = self._rng.randint(0, self._acknowledged_max)
+        started = time.monotonic()
+        self._load(before + wanted, self._rng.uniform(0.0, MOMENT_SECONDS_MAX))
+        self.counts.cuts += 1
+        waiting = self._ledger.in_flight
+        told = f"after {time.monotonic() - started:.1f} s"
+        started = time.monotonic()
+        if self.counts.cuts < cuts and self._rng.random() < AGAIN:
+            told += f" and again {self._cut_again():.1f} s later"
+        self._recover()
+        back = time.monotonic() - started
+        with self._storage.channel() as channel:
+            findings = verify(self._storage, Client(channel), self._ledger)
+        findings.losses += self._log_in()
+        self.counts.add(findings)
+        for worker in self._workers:
+            worker.settle()
+        self._tell(
+            f"cut {self.counts.cuts} of {cuts}, {told}: "
+            f"{self._ledger.acknowledged - before} acknowledged, "
+            f"{', '.join(waiting) or 'nothing'} in flight; back in {back:.1f} s; "
+            f"{len(self._ledger.volumes)} volumes, {_verdict(findings)}"
+        )
+        for line in findings.lines:
+            self._tell(f"  {line}")
+        if findings.lines:
+            self._tell(self._storage.journal())
+
+    def _load(self, acknowledged: int, moment: float) -> None:
+        """Work until that much is acknowledged in all, and a moment more; then the power
+        goes. Raises what a call was refused with before that."""
+        stop = threading.Event()
+        channel = self._storage.channel()
+        client = Client(channel)
+        # The time before the cut is the calls', not the handshake's.
+        grpc.channel_ready_future(channel).result(CONNECT_SECONDS)
+        with ThreadPoolExecutor(WORKERS) as threads:
+            running = [threads.submit(worker.run, client, stop) for worker in self._workers]
+            try:
+                self._wait(running, acknowledged, moment)
+                if any(future.done() for future in running):
+                    # A call was refused; why is in the journal, which goes with the power.
+                    self._tell(self._storage.journal())
+            finally:
+                stop.set()
+                self._storage.node.power_cut()
+                # Nobody answers any more: without this the calls would wait.
+                channel.close()
+        for future in running:
+            future.result()
+
+    def _wait(self, running: list[Future[None]], acknowledged: int, moment: float) -> None:
+        """Not longer than all of them go on: none ends before it is told to."""
+        while self._ledger.acknowledged < acknowledged and not any(f.done() for f in running):
+            time.sleep(0.005)
+        time.sleep(moment)
+
+    def _cut_again(self) -> float:
+        """Cut the power while the host and its daemon come back."""
+        seconds = self._rng.uniform(*AGAIN_SECONDS)
+        pulled = threading.Event()
+
+        def pull() -> None:
+            pulled.set()
+            self._storage.node.power_cut()
+
+        cut = threading.Timer(seconds, pull)
+        cut.start()
+        try:
+            self._come_back()
+        except LabError:
+            if not pulled.is_set():
+                raise
+        finally:
+            cut.join()
+        self.counts.cuts += 1
+        return seconds
+
+    def _come_back(self) -> None:
+        # In the hours of a long run the others on this machine come and go.
+        self._storage.node.cpu = idle_first()[0]
+        self._storage.node.boot()
+        self._storage.install()
+        self._storage.start()
+
+    def _recover(self) -> None:
+        self._come_back()
+        health = self._storage.health()
+        if health != "SERVING":
+            raise LabError(f"the daemon says {health} after a power cut")
+
+    def _log_in(self) -> list[str]:
+        """Over iSCSI, with what the client was told: is the right data there?"""
+        granted = [
+            (volume_id, state.content, one)
+            for volume_id, state in sorted(self._ledger.volumes.items())
+            for one in state.attachments
+            if one.properties is not None
+        ]
+        if not granted:
+            return []
+        volume_id, content, attachment = self._login_rng.choice(granted)
+        try:
+            found = self._read(attachment)
+        except LabError as error:
+            return [f"{volume_id} {attachment.attachment_id}: {error}"]
+        self.counts.logins += 1
+        if found != content:
+            return [f"{volume_id} {attachment.attachment_id}: another content over iSCSI"]
+        return []
+
+    def _read(self, attachment: Attachment) -> str:
+        if attachment.properties is None:
+            raise ValueError(f"{attachment.attachment_id} was never answered")
+        properties = properties_of(attachment.properties)
+        disk = self._initiator.login(properties, attachment.initiator)
+        try:
+            return digest(self._initiator.node.run(["head", "-c", str(BLOCK), disk]).out)
+        finally:
+            self._initiator.logout(properties)
+
+
+def _verdict(findings: Findings) -> str:
+    if not findings.lines:
+        return "nothing lost, leaked or orphaned"
+    return (
+        f"{len(findings.losses)} lost, {len(findings.leaks)} leaked, "
+        f"{len(findings.orphans)} orphaned"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m lab.soak", description=__doc__)
+    parser.add_argument("--cuts", type=int, default=100, help="how many (default: 100)")
+    parser.add_argument("--seed", type=int, help="of the load and the moments (default: random)")
+    given = parser.parse_args(arguments)
+    seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 32)
+    counts = Counts()
+    status = 0
+    print(f"{given.cuts} power cuts, seed {seed}; end with Ctrl-C", flush=True)
+    started = time.monotonic()
+    try:
+        with Lab(FOLDER.absolute(), [spec(), Spec("a")]) as lab:
+            storage = StorageHost(lab["storage"])
+            initiator = Initiator(lab["a"])
+            initiator.start()
+            storage.prepare_disks()
+            storage.install()
+            storage.start()
+            soak = Soak(storage, initiator, seed, lambda line: print(line, flush=True))
+            counts = soak.counts
+            soak.run(given.cuts)
+    except (KeyboardInterrupt, SystemExit):
+        # The lab makes the second of SIGTERM.
+        status = 130
+    except (LabError, grpc.RpcError) as error:
+        print(f"soak: {error}", file=sys.stderr)
+        status = 1
+    print(f"\n{counts.table()}\nseed          {seed}\n{time.monotonic() - started:.0f} s")
+    return status if counts.clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
