@@ -1,5 +1,6 @@
 # make demo   the product's main job, on a storage host of the lab
 # make test   lint, types, unit, contract and lab tests
+# make bench  the daemon measured next to bare configfs, rtslib, targetcli and Cinder's helper
 # make soak   power cuts under load, CUTS=100 of them; SEED= repeats the load of a run
 # All install what is missing: Debian packages (as root), a virtual environment in build/venv.
 
@@ -9,7 +10,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
 CODE := targetd drivers lab tests
 
-.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test format lock packages clean help
+.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test bench format lock packages clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -51,6 +52,9 @@ contract: $(VENV)/ready
 
 lab-test: packages $(VENV)/ready
 	$(PYTHON) -m pytest tests/contract tests/lab -m lab
+
+bench: packages $(VENV)/ready
+	@$(PYTHON) -m lab.bench $(BENCH)
 
 stubs: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate
