@@ -1,9 +1,13 @@
 """Work on volumes: one thing at a time per volume, all volumes in parallel.
 
-A mutation does not belong to the call that asked for it. It runs in the
-volume's own thread; the call waits for it up to its deadline, and the work
-goes on to its end without it. A device that hangs in the kernel thus stalls
-its own volume only.
+A mutation does not end with the call that asked for it: once begun it goes on
+to its end. A device that hangs in the kernel thus stalls its own volume only,
+and the one thread that is in the kernel with it.
+
+A caller with a deadline of its own is told of it by gRPC, whatever happens
+here, so its work is done in the thread that serves it: another thread would
+cost more than most of the work. For all others the work is done in a thread
+beside, and given up waiting for when the time is over.
 """
 
 from __future__ import annotations
@@ -21,19 +25,23 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# Calls that may wait for one volume. More are told to come back later, so that
-# a stuck volume cannot take all of the server's threads.
+# Calls that are at work on one volume or wait for it. More are told to come back
+# later, so that a stuck volume cannot take all of the server's threads.
 QUEUE_LENGTH_MAX = 8
 # Threads that are kept for work to come.
-FREE_THREADS_MAX = 64
+FREE_THREADS_MAX = 16
 
 
 class Deadline:
-    """Until when the caller waits; passed also means: the caller has gone."""
+    """Until when the caller waits; passed also means: the caller has gone.
 
-    def __init__(self, seconds: float) -> None:
+    ``kept_by_caller`` says that the caller gives up by itself when it is over.
+    """
+
+    def __init__(self, seconds: float, kept_by_caller: bool = False) -> None:
         self._end = time.monotonic() + seconds
         self._cancelled = False
+        self.kept_by_caller = kept_by_caller
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -51,129 +59,162 @@ class Deadline:
             raise DeadlineExceeded("the deadline passed before anything was changed; try again")
 
 
-class _Job:
-    """One piece of work, and what became of it."""
-
-    def __init__(self, volume_id: str, deadline: Deadline, work: Callable[[], Any]) -> None:
-        self._volume_id = volume_id
-        self._deadline = deadline
-        self._work = work
-        # A lock is the cheapest thing to wait for; it is free when the work is done.
-        self._done = threading.Lock()
-        self._done.acquire()
-        self._result: Any = None
-        self._error: BaseException | None = None
-
-    def do(self, waited: bool) -> None:
-        try:
-            if waited:
-                self._deadline.check()
-            self._result = self._work()
-        # The outer loop of a worker: whatever it is, the caller is to get it.
-        except BaseException as error:  # noqa: BLE001 - said above
-            if self._deadline.passed() and not isinstance(error, DeadlineExceeded):
-                log.warning("volume %s: failed after its caller left: %s", self._volume_id, error)
-            self._error = error
-        self._done.release()
-
-    def result(self) -> Any:
-        if not self._done.acquire(timeout=self._deadline.remaining_seconds):
-            raise DeadlineExceeded(
-                f"volume {self._volume_id} did not get done in time; the work goes on: ask "
-                "again, or take it back",
-                volume_id=self._volume_id,
-            )
-        if self._error is not None:
-            raise self._error
-        return self._result
-
-
 class VolumeWorkers:
-    """Threads that are kept, since starting one costs more than most work."""
-
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._queues: dict[str, deque[_Job]] = {}
-        # The mailboxes of threads that wait for a volume to work on.
-        self._free: list[_Mailbox] = []
+        # Of each volume that is worked on: the locks of those who wait for their turn.
+        self._waiting: dict[str, deque[threading.Lock]] = {}
         self._idle = threading.Condition(self._lock)
+        self._threads = _Threads()
 
     def run(self, volume_id: str, deadline: Deadline, work: Callable[[], Result]) -> Result:
-        """Do ``work`` in the volume's turn and wait for it until the deadline.
+        """Do ``work`` in the volume's turn.
 
         Raises what the work raises; Aborted when too much waits already;
         DeadlineExceeded when the work was not done in time: it may still end
         well, which the same call again, or its negation, finds out.
         """
-        job = _Job(volume_id, deadline, work)
-        self._submit(volume_id, job)
+        if deadline.kept_by_caller:
+            return self._in_turn(volume_id, deadline, work)
+        job = _Job(lambda: self._in_turn(volume_id, deadline, work))
+        self._threads.put(job)
+        if not job.wait(deadline.remaining_seconds):
+            raise _late(volume_id)
         result: Result = job.result()
         return result
 
-    def _submit(self, volume_id: str, job: _Job) -> None:
+    def _in_turn(self, volume_id: str, deadline: Deadline, work: Callable[[], Result]) -> Result:
+        self._take_turn(volume_id, deadline)
+        try:
+            return work()
+        except Exception as error:
+            if deadline.passed() and not isinstance(error, DeadlineExceeded):
+                log.warning("volume %s: failed after its caller left: %s", volume_id, error)
+            raise
+        finally:
+            self._pass_turn(volume_id)
+
+    def _take_turn(self, volume_id: str, deadline: Deadline) -> None:
         with self._lock:
-            queue = self._queues.get(volume_id)
-            if queue is not None:
-                if len(queue) >= QUEUE_LENGTH_MAX:
-                    raise Aborted(
-                        f"{QUEUE_LENGTH_MAX} operations wait for volume {volume_id}; try again "
-                        "later",
-                        volume_id=volume_id,
-                    )
-                queue.append(job)
+            waiting = self._waiting.get(volume_id)
+            if waiting is None:
+                self._waiting[volume_id] = deque()
                 return
-            self._queues[volume_id] = deque([job])
+            if len(waiting) + 1 >= QUEUE_LENGTH_MAX:
+                raise Aborted(
+                    f"{QUEUE_LENGTH_MAX} operations wait for volume {volume_id}; try again later",
+                    volume_id=volume_id,
+                )
+            turn = _taken_lock()
+            waiting.append(turn)
+        came = turn.acquire(timeout=deadline.remaining_seconds)
+        if not came:
+            with self._lock:
+                if turn in waiting:
+                    waiting.remove(turn)
+                    raise _late(volume_id)
+        # It came, perhaps only just now.
+        if not came or deadline.passed():
+            self._pass_turn(volume_id)
+            raise _late(volume_id)
+
+    def _pass_turn(self, volume_id: str) -> None:
+        with self._lock:
+            waiting = self._waiting[volume_id]
+            if waiting:
+                waiting.popleft().release()
+                return
+            del self._waiting[volume_id]
+            if not self._waiting:
+                self._idle.notify_all()
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Returns whether all work ended in time."""
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._waiting, timeout=seconds)
+
+
+def _late(volume_id: str) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"volume {volume_id} did not get done in time; the work goes on: ask again, or take it "
+        "back",
+        volume_id=volume_id,
+    )
+
+
+def _taken_lock() -> threading.Lock:
+    """The cheapest thing to wait for, once."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+class _Job:
+    """Something to do in another thread, and what became of it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._done = _taken_lock()
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def do(self) -> None:
+        try:
+            self._result = self._work()
+        # The outer loop of a worker: whatever it is, the caller is to get it.
+        except BaseException as error:  # noqa: BLE001 - said above
+            self._error = error
+        self._done.release()
+
+    def wait(self, seconds: float) -> bool:
+        return self._done.acquire(timeout=seconds)
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+class _Threads:
+    """As many as there are jobs; some are kept, since starting one takes time.
+
+    One that hangs in the kernel is simply not free.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: list[_Mailbox] = []
+
+    def put(self, job: _Job) -> None:
+        with self._lock:
             mailbox = self._free.pop() if self._free else None
         if mailbox is None:
-            # All others are at work, or hang in the kernel.
             mailbox = _Mailbox()
             threading.Thread(
                 target=self._serve, args=(mailbox,), name="volume-worker", daemon=True
             ).start()
-        mailbox.put(volume_id)
+        mailbox.put(job)
 
     def _serve(self, mailbox: _Mailbox) -> None:
         while True:
-            self._drain(mailbox.take())
+            mailbox.take().do()
             with self._lock:
                 if len(self._free) >= FREE_THREADS_MAX:
                     return
                 self._free.append(mailbox)
 
-    def _drain(self, volume_id: str) -> None:
-        waited = False
-        while True:
-            with self._lock:
-                queue = self._queues[volume_id]
-                if waited:
-                    queue.popleft()
-                if not queue:
-                    del self._queues[volume_id]
-                    if not self._queues:
-                        self._idle.notify_all()
-                    return
-                job = queue[0]
-            job.do(waited)
-            waited = True
-
-    def wait_until_idle(self, seconds: float) -> bool:
-        """Returns whether all work ended in time."""
-        with self._idle:
-            return self._idle.wait_for(lambda: not self._queues, timeout=seconds)
-
 
 class _Mailbox:
-    """Wakes one thread with the volume that it is to work on."""
+    """Wakes one thread with a job."""
 
     def __init__(self) -> None:
-        self._full = threading.Lock()
-        self._full.acquire()
-        self._volume_id = ""
+        self._full = _taken_lock()
+        self._job = _Job(lambda: None)
 
-    def put(self, volume_id: str) -> None:
-        self._volume_id = volume_id
+    def put(self, job: _Job) -> None:
+        self._job = job
         self._full.release()
 
-    def take(self) -> str:
+    def take(self) -> _Job:
         self._full.acquire()
-        return self._volume_id
+        return self._job

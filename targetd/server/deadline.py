@@ -12,7 +12,10 @@ DEFAULT_SECONDS = 60.0
 
 def deadline_of(context: grpc.ServicerContext) -> Deadline:
     seconds = context.time_remaining()
-    deadline = Deadline(DEFAULT_SECONDS if seconds is None else min(seconds, 3600.0))
+    if seconds is None:
+        deadline = Deadline(DEFAULT_SECONDS)
+    else:
+        deadline = Deadline(min(seconds, 3600.0), kept_by_caller=True)
     if not context.add_callback(deadline.cancel):
         deadline.cancel()
     return deadline

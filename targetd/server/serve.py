@@ -24,7 +24,10 @@ from targetd.server.host import HostService
 from targetd.server.interceptor import ErrorInterceptor
 from targetd.server.volumes import VolumeService
 
-THREADS = 64
+# Made when they are needed. A device that hangs in the kernel holds the thread of
+# the call that met it, and for their deadlines those of the calls behind it.
+THREADS = 512
+STOP_SECONDS = 1.0
 # All requests are a few hundred bytes; more is a mistake or an attack.
 RECEIVE_BYTES_MAX = 64 << 10
 SERVICES = (
@@ -41,7 +44,7 @@ class Server:
         self._grpc = grpc.server(
             ThreadPoolExecutor(THREADS, thread_name_prefix="rpc"),
             interceptors=[self._calls],
-            maximum_concurrent_rpcs=THREADS * 4,
+            maximum_concurrent_rpcs=THREADS * 2,
             options=[
                 ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
                 # Another process must not be able to serve beside us unnoticed.
@@ -84,7 +87,7 @@ class Server:
     def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let the running ones end."""
         self.health.enter_graceful_shutdown()
-        self._grpc.stop(grace_seconds).wait()
+        self._grpc.stop(grace_seconds).wait(grace_seconds + STOP_SECONDS)
 
     def _set_health(self, status: int) -> None:
         for service in ("", *SERVICES):

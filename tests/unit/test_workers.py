@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from functools import partial
 
 import pytest
 
@@ -8,7 +10,8 @@ from targetd.errors import Aborted, DeadlineExceeded, NotFound
 from targetd.workers import QUEUE_LENGTH_MAX, Deadline, VolumeWorkers
 
 
-def test_one_thing_at_a_time_for_each_volume() -> None:
+@pytest.mark.parametrize("kept_by_caller", [True, False])
+def test_one_thing_at_a_time_for_each_volume(kept_by_caller: bool) -> None:
     workers, at_once, most = VolumeWorkers(), [0], [0]
     pause = threading.Event()
 
@@ -19,7 +22,8 @@ def test_one_thing_at_a_time_for_each_volume() -> None:
         at_once[0] -= 1
 
     threads = [
-        threading.Thread(target=workers.run, args=("v", Deadline(10), work)) for _ in range(6)
+        threading.Thread(target=workers.run, args=("v", Deadline(10, kept_by_caller), work))
+        for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -50,14 +54,67 @@ def test_work_whose_caller_left_is_not_begun() -> None:
 
 
 def test_too_much_waiting_is_turned_away() -> None:
-    workers, stuck = VolumeWorkers(), threading.Event()
-    for _ in range(QUEUE_LENGTH_MAX):
-        with pytest.raises(DeadlineExceeded):
-            workers.run("v", Deadline(0.01), stuck.wait)
+    workers, stuck, done = VolumeWorkers(), threading.Event(), []
+
+    def call() -> None:
+        workers.run("v", Deadline(60, kept_by_caller=True), lambda: done.append(stuck.wait()))
+
+    threads = [threading.Thread(target=call) for _ in range(QUEUE_LENGTH_MAX)]
+    for thread in threads:
+        thread.start()
+    while _waiting(workers) < QUEUE_LENGTH_MAX - 1:
+        time.sleep(0.01)
     with pytest.raises(Aborted):
-        workers.run("v", Deadline(0.01), stuck.wait)
+        workers.run("v", Deadline(60), stuck.wait)
     stuck.set()
     assert workers.wait_until_idle(5)
+    for thread in threads:
+        thread.join()
+    assert done == [True] * QUEUE_LENGTH_MAX
+
+
+def _waiting(workers: VolumeWorkers) -> int:
+    return len(workers._waiting.get("v", ()))
+
+
+def test_those_who_gave_up_waiting_take_no_place() -> None:
+    workers, stuck = VolumeWorkers(), threading.Event()
+    with pytest.raises(DeadlineExceeded):
+        workers.run("v", Deadline(0.01), stuck.wait)
+    for _ in range(2 * QUEUE_LENGTH_MAX):
+        with pytest.raises(DeadlineExceeded):
+            workers.run("v", Deadline(0.01, kept_by_caller=True), stuck.wait)
+    assert _waiting(workers) == 0
+    stuck.set()
+    assert workers.wait_until_idle(5)
+
+
+def test_work_with_the_callers_own_deadline_is_done_in_its_thread() -> None:
+    workers = VolumeWorkers()
+    here = threading.get_ident()
+    assert workers.run("v", Deadline(5, kept_by_caller=True), threading.get_ident) == here
+    assert workers.run("v", Deadline(5), threading.get_ident) != here
+
+
+def test_turns_come_in_order() -> None:
+    workers, first = VolumeWorkers(), threading.Event()
+    order: list[int] = []
+    with pytest.raises(DeadlineExceeded):
+        workers.run("v", Deadline(0.01), first.wait)
+    threads = []
+    for number in range(5):
+        thread = threading.Thread(
+            target=workers.run,
+            args=("v", Deadline(30, kept_by_caller=True), partial(order.append, number)),
+        )
+        thread.start()
+        while _waiting(workers) <= number:
+            time.sleep(0.01)
+        threads.append(thread)
+    first.set()
+    for thread in threads:
+        thread.join()
+    assert order == list(range(5))
 
 
 def test_the_caller_gets_the_error() -> None:
