@@ -170,6 +170,11 @@ class Catalog:
     def find_connection(self, volume_id: str, attachment_id: str) -> Connection | None:
         return self._connections.get(volume_id, {}).get(attachment_id)
 
+    def others(self, connection: Connection) -> list[str]:
+        """The other attachments of its volume."""
+        group = self._connections.get(connection.volume_id, {})
+        return [one for one in list(group) if one != connection.attachment_id]
+
     def connections(self, volume_id: str) -> list[Connection]:
         return list(self._connections.get(volume_id, {}).values())
 

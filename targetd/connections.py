@@ -267,14 +267,14 @@ class Connections:
 
     # Putting right
 
-    def ensure_acls(self, volume_id: str) -> list[str]:
+    def ensure_acls(self, volume_id: str, new: bool) -> list[str]:
         """Make the ACLs of one target those of its connections; returns what differed.
 
-        In the volume's turn. Raises Unavailable.
+        In the volume's turn; ``new`` says that the target was made in it. Raises Unavailable.
         """
         differed = []
         granted = {c.initiator: c for c in self._catalog.connections(volume_id)}
-        for initiator in self._lio.acls(self._iqn(volume_id)):
+        for initiator in [] if new else self._lio.acls(self._iqn(volume_id)):
             if initiator not in granted:
                 log.warning("volume %s: ACL of %s has no attachment", volume_id, initiator)
                 self._remove_acl(volume_id, initiator)

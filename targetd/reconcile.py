@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from targetd.catalog import Catalog
 from targetd.connections import Connections
 from targetd.copies import Copies
-from targetd.engines.interface import EngineError, Inventory, LioEngine, LvmEngine
+from targetd.engines.interface import (
+    NEW_TARGET,
+    EngineError,
+    Inventory,
+    LioEngine,
+    LvmEngine,
+)
 from targetd.errors import NotFound, TargetdError
 from targetd.exports import Exports
 from targetd.host import missing_listeners
@@ -23,6 +28,7 @@ from targetd.naming import Naming
 from targetd.operations import Operations
 from targetd.snapshots import Snapshots
 from targetd.state import State
+from targetd.sweep import sweep
 from targetd.validation import UUID
 from targetd.volumes import Volumes
 from targetd.wipes import Wipes
@@ -30,8 +36,7 @@ from targetd.workers import Deadline, VolumeWorkers
 
 log = logging.getLogger(__name__)
 
-# The kernel takes the work of several at once, and one of them may hang.
-AT_ONCE = 8
+# What an export may take before it counts as one that hangs.
 EXPORT_SECONDS = 10.0
 # Between two exports of a periodic pass, so that it is never in anybody's way.
 PAUSE_SECONDS = 0.05
@@ -85,7 +90,7 @@ class Reconciler:
         """Bring everything into agreement before anybody is served. Raises EngineError."""
         inventory = self._load()
         self._heal(inventory)
-        report = self.run(AT_ONCE)
+        report = self.run()
         self._remove_orphans()
         self._go_on(inventory)
         log.info(
@@ -169,14 +174,26 @@ class Reconciler:
         self._look_after_the_rest()
         return self.run()
 
-    def run(self, at_once: int = AT_ONCE) -> Report:
+    def run(self) -> Report:
         """Compare every export with the kernel, and put it right."""
-        volume_ids = [export.volume_id for export in self._catalog.exports()]
         report = Report()
-        with ThreadPoolExecutor(at_once, thread_name_prefix="reconcile") as threads:
-            for checked in threads.map(self._checked, volume_ids):
-                _add(report, checked)
+        swept = sweep(
+            [export.volume_id for export in self._catalog.exports()],
+            self._checked_here,
+            EXPORT_SECONDS,
+        )
+        for checked in swept.done:
+            _add(report, checked)
+        for volume_id in swept.undone:
+            _add(
+                report,
+                self._degraded(volume_id, "it did not get done in time, or failed; see the log"),
+            )
         return report
+
+    def _checked_here(self, volume_id: str) -> Report:
+        """In the thread of the sweep, which keeps the time."""
+        return self._checked(volume_id, Deadline(EXPORT_SECONDS, kept_by_caller=True))
 
     def run_one(self, volume_id: str, deadline: Deadline) -> Report:
         """The same for one export. Raises NotFound where it is not exported."""
@@ -190,14 +207,14 @@ class Reconciler:
             if self._catalog.find_export(volume_id) is None:
                 # Removed since the pass began.
                 return Report()
-            return self._degraded(volume_id, error)
+            return self._degraded(volume_id, error.message)
         except TargetdError as error:
-            return self._degraded(volume_id, error)
+            return self._degraded(volume_id, error.message)
         return Report(1, [(volume_id, what) for what in differed])
 
-    def _degraded(self, volume_id: str, error: TargetdError) -> Report:
-        log.error("the export of volume %s is degraded: %s", volume_id, error.message)
-        self._catalog.set_degraded(volume_id, error.message)
+    def _degraded(self, volume_id: str, reason: str) -> Report:
+        log.error("the export of volume %s is degraded: %s", volume_id, reason)
+        self._catalog.set_degraded(volume_id, reason)
         return Report(1, degraded=[volume_id])
 
     def _reconcile(self, volume_id: str, deadline: Deadline) -> list[str]:
@@ -206,7 +223,7 @@ class Reconciler:
             volume = self._catalog.volume(volume_id)
             self._connections.finish_interrupted(volume_id)
             differed = self._exports.ensure_target(volume)
-            differed += self._connections.ensure_acls(volume_id)
+            differed += self._connections.ensure_acls(volume_id, new=NEW_TARGET in differed)
             self._catalog.clear_degraded(volume_id)
             return differed
 

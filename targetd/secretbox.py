@@ -24,16 +24,14 @@ PASSWORD_LENGTH = 16
 
 
 def new_credentials() -> Credentials:
-    return Credentials(_random_text(USERNAME_LENGTH), _random_text(PASSWORD_LENGTH))
+    text = _random_text(USERNAME_LENGTH + PASSWORD_LENGTH)
+    return Credentials(text[:USERNAME_LENGTH], text[USERNAME_LENGTH:])
 
 
 def with_mutual(credentials: Credentials) -> Credentials:
     """The same, and with what the target proves itself with; never the same secret."""
-    return replace(
-        credentials,
-        mutual_username=_random_text(USERNAME_LENGTH),
-        mutual_password=_random_text(PASSWORD_LENGTH),
-    )
+    own = new_credentials()
+    return replace(credentials, mutual_username=own.username, mutual_password=own.password)
 
 
 def _random_text(length: int) -> str:

@@ -19,6 +19,8 @@ from targetd.model import (
 )
 
 Origin = Volume | Snapshot
+# Among what differed: there was no target at all, and so nothing in it.
+NEW_TARGET = "target"
 
 
 class EngineError(Exception):

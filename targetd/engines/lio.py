@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from targetd.engines import configfs, lio_start
 from targetd.engines.configfs import make_folder, remove_folder, write
-from targetd.engines.interface import EngineError
+from targetd.engines.interface import NEW_TARGET, EngineError
 from targetd.engines.lio_objects import (
     backstore_is_right,
     empty_tpg,
@@ -95,7 +95,7 @@ class Lio:
             tpg = self._tpg(target.iqn)
             make_folder(f"{self._root}/iscsi/{target.iqn}")
             if make_folder(tpg):
-                differed.append("target")
+                differed.append(NEW_TARGET)
                 fill_tpg(tpg, target, backstore)
             else:
                 repair_tpg(tpg, target, backstore, differed)

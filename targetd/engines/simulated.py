@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from targetd.engines.interface import (
+    NEW_TARGET,
     Candidate,
     EngineError,
     Inventory,
@@ -225,7 +226,7 @@ class SimulatedLio:
                 raise EngineError(f"{target.device_path} is busy")
             self._host.targets[target.iqn] = SimulatedTarget(target)
             self._host.held_devices[target.device_path] = target.iqn
-            return ["target"]
+            return [NEW_TARGET]
 
     def remove_target(self, iqn: str, volume_id: str) -> None:
         with self._host.lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from math import floor
 from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -64,9 +65,8 @@ Item = TypeVar("Item")
 
 
 def timestamp(time: datetime) -> Timestamp:
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
+    # Timestamp.FromDatetime takes five times as long, which long lists notice.
+    return Timestamp(seconds=floor(time.timestamp()), nanos=time.microsecond * 1000)
 
 
 def page(
@@ -79,11 +79,11 @@ def page(
     if page_token and not page_token.startswith(TOKEN_PREFIX):
         raise InvalidArgument([FieldViolation("page_token", "was not handed out by this server")])
     after = page_token.removeprefix(TOKEN_PREFIX)
-    rest = sorted((item for item in items if key(item) > after), key=key)
+    keyed = {key(item): item for item in items}
+    rest = sorted(one for one in keyed if one > after)
     size = page_size or PAGE_SIZE_MAX
-    shown = rest[:size]
-    token = f"{TOKEN_PREFIX}{key(shown[-1])}" if len(rest) > size else ""
-    return shown, token
+    token = f"{TOKEN_PREFIX}{rest[size - 1]}" if len(rest) > size else ""
+    return [keyed[one] for one in rest[:size]], token
 
 
 def _volume_state(volume: Volume, catalog: Catalog) -> volume_pb2.VolumeState.ValueType:
@@ -177,11 +177,7 @@ def connection_message(
         authorized=seen.authorized,
         logged_in=seen.session is not None,
         peer_addresses=seen.session.peer_addresses if seen.session else (),
-        shared_with_attachment_ids=[
-            other.attachment_id
-            for other in catalog.connections(connection.volume_id)
-            if other.attachment_id != connection.attachment_id
-        ],
+        shared_with_attachment_ids=catalog.others(connection),
         commands=seen.statistics.commands,
         read_bytes=seen.statistics.read_bytes,
         written_bytes=seen.statistics.written_bytes,
