@@ -187,7 +187,7 @@ class Reconciler:
         for volume_id in swept.undone:
             _add(
                 report,
-                self._degraded(volume_id, "it did not get done in time, or failed; see the log"),
+                self._degraded(volume_id, "it was not done in time, or failed"),
             )
         return report
 
