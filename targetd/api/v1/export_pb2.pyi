@@ -86,7 +86,9 @@ class Export(_message.Message):
     shared: _builtins.bool
     """More than one attachment."""
     session_count: _builtins.int
-    """As the kernel counts them now."""
+    """As the kernel counts them: now from GetExport, when it was last looked at
+    from lists and Watch.
+    """
     auth_username: _builtins.str
     """Only where the configuration says chap = "export", and only from
     CreateExport.
