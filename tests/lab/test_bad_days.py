@@ -197,6 +197,48 @@ def _clear_kernel(storage: StorageHost, iqn: str) -> None:
     )
 
 
+LVM_LOCAL = "/etc/lvm/lvmlocal.conf"
+ANOTHER_MANAGER = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n"
+
+
+def _refusal(storage: StorageHost) -> str:
+    """What the daemon says when it is started by hand, which must be one line."""
+    done = storage.node.run(["/usr/bin/targetd"], check=False)
+    assert done.status == 78, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def test_a_host_that_is_not_safe_is_a_refusal_to_start(
+    lab_host: Host, storage: StorageHost
+) -> None:
+    run = storage.node.run
+    storage.stop()
+    try:
+        run(["lvm", "lvchange", "--zero", "n", "storage/thin"])
+        assert "lvchange --zero y storage/thin" in _refusal(storage)
+        run(["lvm", "lvchange", "--zero", "y", "storage/thin"])
+
+        before = storage.node.read(LVM_LOCAL)
+        storage.node.write(LVM_LOCAL, before + b"\ndevices { scan_lvs = 1 }\n")
+        assert "set scan_lvs=0" in _refusal(storage)
+        storage.node.write(LVM_LOCAL, before)
+
+        storage.node.write("/run/systemd/system/target.service", ANOTHER_MANAGER)
+        run(["systemctl", "daemon-reload"])
+        run(["systemctl", "start", "target.service"])
+        assert "systemctl disable --now target.service" in _refusal(storage)
+        run(["systemctl", "stop", "target.service"])
+        run(["rm", "/run/systemd/system/target.service"])
+        run(["systemctl", "daemon-reload"])
+
+        run(["chmod", "644", f"{STATE}/host.key"])
+        assert f"chmod 600 {STATE}/host.key" in _refusal(storage)
+        run(["chmod", "600", f"{STATE}/host.key"])
+    finally:
+        storage.start()
+
+
 def test_a_clock_that_jumps_harms_nothing(lab_host: Host, lab_backing: LabBacking) -> None:
     run = lab_backing.storage.node.run
     volume_id = lab_host.create(multi_attach=True)
