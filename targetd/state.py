@@ -163,7 +163,7 @@ class State:
             log.error("the state cannot be written: %s", error)
             raise Unavailable(
                 "the daemon's records cannot be written, so nothing was changed; is the file "
-                "system of its state directory full or read-only?",
+                "system of its state directory full or read-only, or its disk failing?",
                 reason="STATE_NOT_WRITABLE",
             ) from error
 

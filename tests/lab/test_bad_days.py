@@ -80,16 +80,35 @@ def test_a_full_volume_group_is_refused_and_nothing_is_left(
     assert lab_host.backing.volumes() == before
 
 
+def test_a_full_state_file_system_stops_nobody(lab_host: Host, storage: StorageHost) -> None:
+    """The records have their space from the start."""
+    run = storage.node.run
+    volume_id = lab_host.create()
+    run(["dd", "if=/dev/zero", f"of={STATE}/full", "bs=1M"], check=False)
+    run(["sh", "-c", f"while echo x >> {STATE}/rest; do :; done"], check=False)
+    for _ in range(20):
+        lab_host.attach(volume_id)
+        lab_host.detach(volume_id)
+        lab_host.remove_export(volume_id)
+    run(["rm", f"{STATE}/full", f"{STATE}/rest"])
+
+
+# EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: every write fails from then on.
+LOSE_THE_FILE_SYSTEM = """\
+import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack("I", 2))
+"""
+
+
 def test_records_that_cannot_be_written_change_nothing(
     lab_host: Host, lab_backing: LabBacking
 ) -> None:
-    run = lab_backing.storage.node.run
+    storage, run = lab_backing.storage, lab_backing.storage.node.run
     attached, other = lab_host.create(), lab_host.create()
     given = lab_host.attach(attached)
     lab_host.exports.CreateExport(export_pb2.CreateExportRequest(volume_id=other))
     before = lab_backing.kernel()
-    run(["dd", "if=/dev/zero", f"of={STATE}/full", "bs=1M"], check=False)
-    run(["sh", "-c", f"while echo x >> {STATE}/rest; do :; done"], check=False)
+    run(["python3", "-c", LOSE_THE_FILE_SYSTEM, STATE])
     refused: list[Callable[[], object]] = [
         lambda: lab_host.attach(other, "b"),
         lambda: lab_host.detach(attached),
@@ -101,7 +120,10 @@ def test_records_that_cannot_be_written_change_nothing(
         assert "STATE_NOT_WRITABLE" in _reason(caught[0])
         assert "full or read-only" in str(caught[0].details())
     assert lab_backing.kernel() == before
-    run(["rm", f"{STATE}/full", f"{STATE}/rest"])
+    storage.stop()
+    run(["umount", STATE])
+    run(["mount", "/dev/ubdb", STATE])
+    storage.start()
     assert lab_host.attach(attached) == given, "nothing was lost"
     lab_host.attach(other, "b")
     lab_host.detach(attached)
