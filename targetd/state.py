@@ -159,7 +159,10 @@ class State:
                 finally:
                     if not durable:
                         self._database.execute("PRAGMA synchronous = FULL")
-        except sqlite3.OperationalError as error:
+        except sqlite3.IntegrityError:
+            # Not the file's fault but ours.
+            raise
+        except sqlite3.DatabaseError as error:
             log.error("the state cannot be written: %s", error)
             raise Unavailable(
                 "the daemon's records cannot be written, so nothing was changed; is the file "
