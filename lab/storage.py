@@ -173,9 +173,17 @@ class StorageHost:
         return int(shown.stdout)
 
     def journal(self) -> str:
-        return self.node.run(
-            ["journalctl", "--unit=targetd", "--no-pager", "--output=cat"], check=False
-        ).stdout
+        """What the daemon has said since the node was booted."""
+        return self._written_by(["journalctl", "--unit=targetd", "--no-pager", "--output=cat"])
+
+    def whole_journal(self) -> str:
+        return self._written_by(["journalctl", "--no-pager"])
+
+    def _written_by(self, argv: list[str]) -> str:
+        """What a program prints, through a file: the line to the node is for short answers."""
+        path = self.node.share / "written"
+        self.node.run(["sh", "-c", '"$@" > /media/written', "written", *argv], check=False)
+        return path.read_text(encoding="utf-8", errors="replace")
 
     def targetcli(self) -> str:
         """What Debian's targetcli makes of the node's targets (``targetcli ls``)."""

@@ -144,7 +144,7 @@ def test_no_secret_anywhere(lab_host: Host, storage: StorageHost) -> None:
     run = storage.node.run
     places = [
         str(caught[0].details()),
-        run(["journalctl", "--no-pager"]).stdout,
+        storage.whole_journal(),
         run(["ps", "axwwe"]).stdout,
         str(lab_host.exports.ListConnections(export_pb2.ListConnectionsRequest())),
         run(["grep", "-rc", given.auth_password, "/var/lib/targetd"], check=False).stdout,
