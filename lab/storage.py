@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GRPC_PORT = 7788
 GROUP = "storage"
 STATE_FOLDER = "/var/lib/targetd"
+# Logical volumes that tests let the daemon release, and that are then nobody's.
+RELEASED_PREFIX = "released-"
 GIBIBYTE = 1 << 30
 MEBIBYTE = 1 << 20
 HEALTHY_SECONDS = 30.0

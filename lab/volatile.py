@@ -20,7 +20,7 @@ from pathlib import Path
 from lab import logwrites
 from lab.agreement import Client
 from lab.errors import LabError
-from lab.ledger import Findings, Ledger, VolumeState
+from lab.ledger import Findings, Ledger, State
 from lab.logwrites import Entry, Log
 from lab.node import GUEST, Disk, Node, Process, Spec
 from lab.processors import idle_first
@@ -66,8 +66,8 @@ class History(Ledger):
         super().__init__()
         self._past: dict[int, Ledger] = {}
 
-    def begin(self, volume_id: str, what: str, after: VolumeState | None) -> None:
-        super().begin(volume_id, what, after)
+    def begin(self, item_id: str, what: str, after: State | None) -> None:
+        super().begin(item_id, what, after)
         self._past[self.acknowledged] = self.copy()
 
     def after(self, acknowledged: int) -> Ledger:
