@@ -213,9 +213,7 @@ class Soak:
     def _come_back(self) -> None:
         # In the hours of a long run the others on this machine come and go.
         self._storage.node.cpu = idle_first()[0]
-        self._storage.node.boot()
-        self._storage.install()
-        self._storage.start()
+        self._storage.boot()
 
     def _recover(self) -> None:
         self._come_back()

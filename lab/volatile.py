@@ -282,6 +282,7 @@ class Replayer:
         self._node = node
         # Below the recorded devices: nothing is recorded any more.
         self._storage = StorageHost(node, DISKS[VOLUMES], DISKS[STATE])
+        self._storage.pack()
 
     def check(self, cut: Cut, ledger: Ledger) -> Findings:
         node = self._node
@@ -289,7 +290,6 @@ class Replayer:
         self._recording.write(cut, node.disk(VOLUMES), node.disk(STATE))
         node.cpu = idle_first()[0]
         node.boot()
-        self._storage.install()
         try:
             self._storage.start()
         except LabError as error:
