@@ -14,6 +14,7 @@ from lab.storage import GROUP, STATE_FOLDER, StorageHost
 from targetd.api.v1 import export_pb2, export_pb2_grpc, volume_pb2, volume_pb2_grpc
 
 VOLUME_PREFIX, SNAPSHOT_PREFIX, RETIRED_PREFIX = "volume-", "snap-", "deleted-"
+SOURCE_PREFIX = "source-"
 RPC_SECONDS = 60.0
 
 Item = TypeVar("Item")
@@ -73,6 +74,12 @@ class Seen:
         """Deleted volumes whose data is still being wiped."""
         return {name for name in self.node["logical_volumes"] if name.startswith(RETIRED_PREFIX)}
 
+    @property
+    def filling(self) -> set[str]:
+        """Volumes that are being filled from their sources."""
+        copying = volume_pb2.VOLUME_STATE_COPYING
+        return {volume_id for volume_id, one in self.volumes.items() if one.state == copying}
+
     def acl(self, connection: export_pb2.Connection) -> Mapping[str, Any]:
         """The kernel's ACL for a connection, empty when there is none."""
         export = self.exports.get(connection.volume_id)
@@ -112,6 +119,8 @@ def _of_volumes(seen: Seen) -> Iterator[str]:
     ours = {name for name in held if name not in seen.retired}
     told = {f"{VOLUME_PREFIX}{volume_id}" for volume_id in seen.volumes}
     told |= {f"{SNAPSHOT_PREFIX}{snapshot_id}" for snapshot_id in seen.snapshots}
+    # Only these are filled from a snapshot of their own.
+    told |= {f"{SOURCE_PREFIX}{one}" for one in seen.filling if seen.volumes[one].source_volume_id}
     yield from _differ("logical volumes", ours, "volumes and snapshots", told)
     yield from (f"creation of {one} has no end" for one in seen.node["records"]["creating"])
     for volume_id, volume in seen.volumes.items():

@@ -1,8 +1,9 @@
 """What a client was told and what it was still waiting for, compared with what is there.
 
-A volume's state is taken apart into facts. What the client was told must be
-there, what it was told is gone must not, and where it had no answer yet both
-the state before its call and the state after it are right, but nothing between.
+The state of a volume, a snapshot or a released logical volume is taken apart into
+facts. What the client was told must be there, what it was told is gone must not,
+and where it had no answer yet both the state before its call and the state after
+it are right, but nothing between.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -44,6 +46,10 @@ class VolumeState:
     content: str = EMPTY
     exported: bool = False
     attachments: tuple[Attachment, ...] = ()
+    # What it was made from, like "snapshot ID".
+    source: str = ""
+    # Whether it is being filled from that. Not a fact: it comes to its end by itself.
+    filling: bool = False
 
     def with_attachment(self, attachment: Attachment) -> VolumeState:
         others = self.without_attachment(attachment.attachment_id).attachments
@@ -53,26 +59,68 @@ class VolumeState:
         left = tuple(one for one in self.attachments if one.attachment_id != attachment_id)
         return replace(self, attachments=left)
 
+    @property
+    def unanswered(self) -> set[str]:
+        """The attachments whose properties nobody was told yet."""
+        return {one.attachment_id for one in self.attachments if one.properties is None}
 
-def _facts(state: VolumeState | None, unknown: set[str]) -> set[Fact]:
-    """Without the properties of the attachments that are ``unknown``."""
-    if state is None:
-        return set()
-    found: set[Fact] = {
-        ("volume", state.pool, "multi" if state.multi_attach else "single"),
-        ("size", str(state.size_bytes)),
-        ("content", state.content),
-    }
-    if state.exported:
-        found.add(("export",))
-    for one in state.attachments:
-        mode = export_pb2.AccessMode.Name(one.access_mode)
-        found.add(("connection", one.attachment_id, one.initiator, mode))
-        if one.properties is not None and one.attachment_id not in unknown:
-            # A digest: the secret among them is not to be printed.
-            told = digest(one.properties.SerializeToString(deterministic=True))
-            found.add(("properties", one.attachment_id, told))
-    return found
+    def facts(self, unknown: set[str]) -> set[Fact]:
+        """Without the properties of the attachments that are ``unknown``."""
+        found: set[Fact] = {
+            ("volume", self.pool, "multi" if self.multi_attach else "single"),
+            ("size", str(self.size_bytes)),
+            ("content", self.content),
+        }
+        if self.source:
+            found.add(("source", self.source))
+        if self.exported:
+            found.add(("export",))
+        for one in self.attachments:
+            mode = export_pb2.AccessMode.Name(one.access_mode)
+            found.add(("connection", one.attachment_id, one.initiator, mode))
+            if one.properties is not None and one.attachment_id not in unknown:
+                # A digest: the secret among them is not to be printed.
+                told = digest(one.properties.SerializeToString(deterministic=True))
+                found.add(("properties", one.attachment_id, told))
+        return found
+
+
+@dataclass(frozen=True)
+class SnapshotState:
+    volume_id: str
+    pool: str
+    size_bytes: int
+    content: str
+
+    def facts(self, unknown: set[str]) -> set[Fact]:
+        return {
+            ("snapshot", self.pool, "of", self.volume_id),
+            ("size", str(self.size_bytes)),
+            ("content", self.content),
+        }
+
+
+@dataclass(frozen=True)
+class ReleasedState:
+    """A logical volume that was let go of: nobody's, under the id it had as a volume."""
+
+    pool: str
+    size_bytes: int
+    content: str
+
+    def facts(self, unknown: set[str]) -> set[Fact]:
+        return {
+            ("released", self.pool),
+            ("size", str(self.size_bytes)),
+            ("content", self.content),
+        }
+
+
+State = VolumeState | SnapshotState | ReleasedState
+
+
+def _facts(state: State | None, unknown: set[str]) -> set[Fact]:
+    return state.facts(unknown) if state else set()
 
 
 @dataclass
@@ -96,61 +144,67 @@ class Findings:
 @dataclass(frozen=True)
 class Call:
     what: str
-    after: VolumeState | None
+    after: State | None
 
 
 class Ledger:
-    """One call at a time for each volume; threads with volumes of their own may share it."""
+    """One call at a time for each id; threads with ids of their own may share it."""
 
     def __init__(self) -> None:
-        self.volumes: dict[str, VolumeState] = {}
+        self.states: dict[str, State] = {}
         self.acknowledged = 0
+        # How often each kind of call was.
+        self.kinds: Counter[str] = Counter()
         self._in_flight: dict[str, Call] = {}
         self._counting = threading.Lock()
 
     def copy(self) -> Ledger:
         """As it is now; states are never changed, only exchanged."""
         twin = copy.copy(self)
-        twin.volumes, twin._in_flight = dict(self.volumes), dict(self._in_flight)
+        twin.states, twin._in_flight = dict(self.states), dict(self._in_flight)
         return twin
+
+    @property
+    def volumes(self) -> dict[str, VolumeState]:
+        """Of a client at rest."""
+        return {key: one for key, one in self.states.items() if isinstance(one, VolumeState)}
+
+    @property
+    def snapshots(self) -> dict[str, SnapshotState]:
+        """Of a client at rest."""
+        return {key: one for key, one in self.states.items() if isinstance(one, SnapshotState)}
 
     @property
     def in_flight(self) -> list[str]:
         return [call.what for call in self._in_flight.values()]
 
-    def begin(self, volume_id: str, what: str, after: VolumeState | None) -> None:
-        """Before a call is made: what its volume will be like when it is done."""
-        self._in_flight[volume_id] = Call(what, after)
+    def begin(self, item_id: str, what: str, after: State | None) -> None:
+        """Before a call is made: what its volume or snapshot will be like when it is done."""
+        self._in_flight[item_id] = Call(what, after)
 
-    def acknowledge(self, volume_id: str, after: VolumeState | None) -> None:
-        del self._in_flight[volume_id]
-        self._put(volume_id, after)
+    def acknowledge(self, item_id: str, after: State | None) -> None:
+        call = self._in_flight.pop(item_id)
+        if after is None:
+            self.states.pop(item_id, None)
+        else:
+            self.states[item_id] = after
         with self._counting:
             self.acknowledged += 1
+            self.kinds[call.what] += 1
 
-    def _put(self, volume_id: str, state: VolumeState | None) -> None:
-        if state is None:
-            self.volumes.pop(volume_id, None)
-        else:
-            self.volumes[volume_id] = state
-
-    def compare(self, seen: Mapping[str, VolumeState]) -> Findings:
+    def compare(self, seen: Mapping[str, State]) -> Findings:
         """Hold it against what is there, and take over what that is."""
         findings = Findings()
-        for volume_id in sorted({*self.volumes, *self._in_flight, *seen}):
-            self._compare(volume_id, seen.get(volume_id), findings)
+        for item_id in sorted({*self.states, *self._in_flight, *seen}):
+            self._compare(item_id, seen.get(item_id), findings)
         self._in_flight.clear()
-        self.volumes = dict(seen)
+        self.states = dict(seen)
         return findings
 
-    def _compare(self, volume_id: str, seen: VolumeState | None, findings: Findings) -> None:
-        before, call = self.volumes.get(volume_id), self._in_flight.get(volume_id)
+    def _compare(self, item_id: str, seen: State | None, findings: Findings) -> None:
+        before, call = self.states.get(item_id), self._in_flight.get(item_id)
         after = call.after if call else before
-        unknown = (
-            {one.attachment_id for one in after.attachments if not one.properties}
-            if (after)
-            else set()
-        )
+        unknown = after.unanswered if isinstance(after, VolumeState) else set()
         there = _facts(seen, unknown)
         right = [_facts(before, unknown), _facts(after, unknown)]
         if call:
@@ -161,9 +215,9 @@ class Ledger:
         while_doing = f" (in flight: {call.what})" if call else ""
         lost, leaked = right[0] & right[1] - there, there - (right[0] | right[1])
         for fact in sorted(lost):
-            findings.losses.append(f"{volume_id} {' '.join(fact)}{while_doing}")
+            findings.losses.append(f"{item_id} {' '.join(fact)}{while_doing}")
         for fact in sorted(leaked):
-            findings.leaks.append(f"{volume_id} {' '.join(fact)}{while_doing}")
+            findings.leaks.append(f"{item_id} {' '.join(fact)}{while_doing}")
         if not lost and not leaked:
             text = ", ".join(" ".join(fact) for fact in sorted(there)) or "nothing"
-            findings.orphans.append(f"{volume_id} is half done, left with {text}{while_doing}")
+            findings.orphans.append(f"{item_id} is half done, left with {text}{while_doing}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +14,17 @@ import grpc
 
 from lab.agreement import RPC_SECONDS, Client
 from lab.errors import LabError
-from lab.ledger import BLOCK, Attachment, Ledger, VolumeState, digest
-from lab.storage import GROUP, MEBIBYTE, StorageHost
+from lab.ledger import (
+    BLOCK,
+    Attachment,
+    Ledger,
+    ReleasedState,
+    SnapshotState,
+    State,
+    VolumeState,
+    digest,
+)
+from lab.storage import GROUP, MEBIBYTE, RELEASED_PREFIX, StorageHost
 from targetd.api.v1 import export_pb2, volume_pb2
 
 INITIATORS = ("iqn.2026-01.org.example.load:a", "iqn.2026-01.org.example.load:b")
@@ -25,9 +35,12 @@ VOLUMES_EACH = 2
 GRAIN_BYTES = 4 * MEBIBYTE
 SIZE_MAX_BYTES = 16 * MEBIBYTE
 REUSE_OF_ID = 0.2
+FROM_SOURCE = 0.6
+FILLED_POLL_SECONDS = 0.05
 
 Answer = TypeVar("Answer")
 Done = Callable[[], None]
+Doing = Callable[[Client, str, VolumeState], None]
 
 
 class Worker:
@@ -51,6 +64,7 @@ class Worker:
         self._marked = marked
         # Kept over power cuts: with what is gone, an id may come back.
         self._own: list[str] = []
+        self._snapshots: list[str] = []
         self._gone: list[str] = []
 
     def run(self, client: Client, stop: threading.Event) -> None:
@@ -66,68 +80,143 @@ class Worker:
 
     def settle(self) -> None:
         """After a power cut: what is mine and still there, by the ledger."""
-        known = {*self._own, *self._gone}
-        self._own = [one for one in sorted(known) if one in self._ledger.volumes]
-        self._gone = [one for one in sorted(known) if one not in self._ledger.volumes]
+        known = sorted({*self._own, *self._snapshots, *self._gone})
+        self._snapshots = [one for one in known if one in self._ledger.snapshots]
+        self._own = [
+            one for one in known if one in self._ledger.states and one not in self._snapshots
+        ]
+        self._gone = [one for one in known if one not in self._ledger.states]
 
     def step(self, client: Client) -> None:
+        for volume_id in self._own:
+            state = self._ledger.states[volume_id]
+            if isinstance(state, VolumeState) and state.filling:
+                self._while_filling(client, volume_id, state)
+                return
         wanted = self._rng.randrange(VOLUMES_EACH)
         if wanted >= len(self._own):
             self._create(client)
             return
         volume_id = self._own[wanted]
-        state = self._ledger.volumes[volume_id]
-        doing = self._rng.choices(*zip(*self._choices(state), strict=True))[0]
-        doing(client, volume_id, state)
+        state = self._ledger.states[volume_id]
+        if isinstance(state, VolumeState):
+            self._any_of(self._choices(volume_id, state))(client, volume_id, state)
+        elif isinstance(state, ReleasedState):
+            self._adopt(client, volume_id, state)
 
-    def _choices(
-        self, state: VolumeState
-    ) -> list[tuple[Callable[[Client, str, VolumeState], None], float]]:
+    def _any_of(self, choices: list[tuple[Doing, float]]) -> Doing:
+        doings, weights = zip(*choices, strict=True)
+        doing: Doing = self._rng.choices(doings, weights)[0]
+        return doing
+
+    def _choices(self, volume_id: str, state: VolumeState) -> list[tuple[Doing, float]]:
         """What may be done with a volume now, and how gladly."""
-        choices: list[tuple[Callable[[Client, str, VolumeState], None], float]] = [
-            (self._write, 1.0)
+        snapshot = bool(self._snapshots_of(volume_id))
+        choices: list[tuple[Doing, float]] = [
+            (self._write, 1.0),
+            (self._delete_snapshot if snapshot else self._snapshot, 1.5),
         ]
-        if state.size_bytes < SIZE_MAX_BYTES:
+        # A thick volume cannot grow while it has snapshots.
+        if state.size_bytes < SIZE_MAX_BYTES and not (snapshot and state.pool == "thick"):
             choices.append((self._extend, 0.3))
         if not state.exported:
-            return [*choices, (self._export, 4.0), (self._delete, 1.5)]
+            if not snapshot:
+                choices += [(self._delete, 1.5), (self._release, 0.5)]
+            return [*choices, (self._export, 4.0)]
         if self._free(state):
             choices.append((self._connect, 4.0))
         if state.attachments:
             return [*choices, (self._connect_again, 0.5), (self._disconnect, 3.0)]
         return [*choices, (self._unexport, 2.0)]
 
+    def _while_filling(self, client: Client, volume_id: str, state: VolumeState) -> None:
+        """Its source must not go or grow meanwhile; writes to it must not be copied."""
+        choices: list[tuple[Doing, float]] = [(self._wait_filled, 2.0), (self._delete, 0.5)]
+        doing = self._any_of([*choices, (self._write_another, 1.0)])
+        doing(client, volume_id, state)
+
+    def _write_another(self, client: Client, volume_id: str, state: VolumeState) -> None:
+        for other_id in self._own:
+            other = self._ledger.states[other_id]
+            if isinstance(other, VolumeState) and not other.filling:
+                self._write(client, other_id, other)
+                return
+        self._wait_filled(client, volume_id, state)
+
     def _do(
         self,
-        volume_id: str,
+        item_id: str,
         what: str,
-        after: VolumeState | None,
+        after: State | None,
         call: Callable[[], Answer],
-        final: Callable[[Answer], VolumeState | None] | None = None,
+        final: Callable[[Answer], State | None] | None = None,
     ) -> None:
         """``final`` puts what only the answer tells into the state afterwards."""
-        self._ledger.begin(volume_id, what, after)
+        self._ledger.begin(item_id, what, after)
         answer = call()
-        self._ledger.acknowledge(volume_id, final(answer) if final else after)
+        self._ledger.acknowledge(item_id, final(answer) if final else after)
         self._marked()
 
     # Volumes
 
     def _create(self, client: Client) -> None:
+        source_id = self._source() if self._rng.random() < FROM_SOURCE else ""
+        source = self._ledger.states.get(source_id)
         volume_id = self._new_id()
-        pool = self._rng.choice(("thin", "thick"))
-        size = GRAIN_BYTES * self._rng.randint(1, 3)
-        multi_attach = self._rng.random() < 0.5
-        request = volume_pb2.CreateVolumeRequest(
-            volume_id=volume_id, pool=pool, size_bytes=size, multi_attach=multi_attach
+        state = VolumeState(
+            pool=self._rng.choice(("thin", "thick")),
+            size_bytes=GRAIN_BYTES * self._rng.randint(1, 3),
+            multi_attach=self._rng.random() < 0.5,
         )
+        request = volume_pb2.CreateVolumeRequest(
+            volume_id=volume_id, pool=state.pool, multi_attach=state.multi_attach
+        )
+        what = f"create {state.pool}"
+        if source is not None:
+            # One that needs no copy is full before anybody asks.
+            how = "clone" if source.pool == state.pool == "thin" else "copy"
+            what = f"{how} {source.pool} to {state.pool}"
+            state = replace(
+                state,
+                size_bytes=max(source.size_bytes, state.size_bytes),
+                content=source.content,
+                filling=how == "copy",
+            )
+        if isinstance(source, SnapshotState):
+            request.source_snapshot_id = source_id
+            state = replace(state, source=f"snapshot {source_id}")
+        elif source is not None:
+            request.source_volume_id = source_id
+            state = replace(state, source=f"volume {source_id}")
+        request.size_bytes = state.size_bytes
         self._own.append(volume_id)
         self._do(
             volume_id,
-            f"create {pool}",
-            VolumeState(pool, size, multi_attach),
+            what,
+            state,
             lambda: client.volumes.CreateVolume(request, timeout=RPC_SECONDS),
         )
+
+    def _source(self) -> str:
+        """A volume or snapshot of mine, if there is one."""
+        volumes = [one for one in self._own if isinstance(self._ledger.states[one], VolumeState)]
+        known = [*volumes, *self._snapshots]
+        return self._rng.choice(known) if known else ""
+
+    def _wait_filled(self, client: Client, volume_id: str, state: VolumeState) -> None:
+        request = volume_pb2.GetVolumeRequest(volume_id=volume_id)
+
+        def call() -> None:
+            end = time.monotonic() + RPC_SECONDS
+            while (
+                client.volumes.GetVolume(request, timeout=RPC_SECONDS).state
+                == volume_pb2.VOLUME_STATE_COPYING
+            ):
+                if time.monotonic() > end:
+                    raise LabError(f"{volume_id} is not filled in {RPC_SECONDS:g} s")
+                time.sleep(FILLED_POLL_SECONDS)
+
+        self._do(volume_id, "fill", replace(state, filling=False), call)
 
     def _new_id(self) -> str:
         if self._gone and self._rng.random() < REUSE_OF_ID:
@@ -165,6 +254,67 @@ class Worker:
             "write",
             replace(state, content=digest(content)),
             lambda: self._storage.node.run([*argv, "conv=notrunc,fsync"], stdin=content),
+        )
+
+    # Snapshots
+
+    def _snapshots_of(self, volume_id: str) -> list[str]:
+        found = {one: self._ledger.states[one] for one in self._snapshots}
+        return [
+            one
+            for one, state in found.items()
+            if isinstance(state, SnapshotState) and state.volume_id == volume_id
+        ]
+
+    def _snapshot(self, client: Client, volume_id: str, state: VolumeState) -> None:
+        snapshot_id = self._new_id()
+        request = volume_pb2.CreateSnapshotRequest(snapshot_id=snapshot_id, volume_id=volume_id)
+        self._snapshots.append(snapshot_id)
+        self._do(
+            snapshot_id,
+            f"snapshot {state.pool}",
+            SnapshotState(volume_id, state.pool, state.size_bytes, state.content),
+            lambda: client.volumes.CreateSnapshot(request, timeout=RPC_SECONDS),
+        )
+
+    def _delete_snapshot(self, client: Client, volume_id: str, state: VolumeState) -> None:
+        (snapshot_id,) = self._snapshots_of(volume_id)
+        request = volume_pb2.DeleteSnapshotRequest(snapshot_id=snapshot_id)
+        self._snapshots.remove(snapshot_id)
+        self._gone.append(snapshot_id)
+        self._do(
+            snapshot_id,
+            f"delete snapshot {state.pool}",
+            None,
+            lambda: client.volumes.DeleteSnapshot(request, timeout=RPC_SECONDS),
+        )
+
+    # Letting go, taking over again
+
+    def _release(self, client: Client, volume_id: str, state: VolumeState) -> None:
+        request = volume_pb2.ReleaseVolumeRequest(
+            volume_id=volume_id, lv_name=f"{RELEASED_PREFIX}{volume_id}"
+        )
+        self._do(
+            volume_id,
+            f"release {state.pool}",
+            ReleasedState(state.pool, state.size_bytes, state.content),
+            lambda: client.volumes.ReleaseVolume(request, timeout=RPC_SECONDS),
+        )
+
+    def _adopt(self, client: Client, volume_id: str, state: ReleasedState) -> None:
+        multi_attach = self._rng.random() < 0.5
+        request = volume_pb2.AdoptVolumeRequest(
+            volume_id=volume_id,
+            pool=state.pool,
+            lv_name=f"{RELEASED_PREFIX}{volume_id}",
+            multi_attach=multi_attach,
+        )
+        self._do(
+            volume_id,
+            f"adopt {state.pool}",
+            VolumeState(state.pool, state.size_bytes, multi_attach, state.content),
+            lambda: client.volumes.AdoptVolume(request, timeout=RPC_SECONDS),
         )
 
     # Exports and connections

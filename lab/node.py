@@ -62,7 +62,7 @@ class Node:
     _switch: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
-        for folder in (self.share, self._disk_folder):
+        for folder in (self.share, self._disk_folder, self._image):
             folder.mkdir(parents=True, exist_ok=True)
         for bridge in range(self.spec.ports):
             self.network.add_port(self._tap(bridge), bridge)
@@ -240,6 +240,23 @@ class Node:
         """Put a file into the node; its content never stands on a command line."""
         data = content.encode() if isinstance(content, str) else content
         self._require_agent().write(path, data, int(mode, 8))
+
+    def pack(self, path: str, content: str | bytes, mode: str = "644") -> None:
+        """A file that the node has from its next boot on; ``unpack`` puts it there now."""
+        packed = self._image / path.lstrip("/")
+        packed.parent.mkdir(parents=True, exist_ok=True)
+        packed.unlink(missing_ok=True)
+        packed.touch(int(mode, 8))
+        packed.write_bytes(content.encode() if isinstance(content, str) else content)
+        packed.chmod(int(mode, 8))
+
+    def unpack(self) -> None:
+        self.run(["cp", "-r", "--preserve=mode", f"{self._image}/.", "/"])
+
+    @property
+    def _image(self) -> Path:
+        # Where stage2.sh looks for it.
+        return self.folder / "image"
 
     def _require_agent(self) -> Agent:
         if self._agent is None:

@@ -12,6 +12,7 @@ import random
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -49,6 +50,9 @@ class Counts:
     # Calls that had no answer when the power went.
     done: int = 0
     undone: int = 0
+    # Volumes that were being filled from their source when the power went.
+    filling: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)
     losses: int = 0
     leaks: int = 0
     orphans: int = 0
@@ -76,10 +80,13 @@ class Counts:
                 f"({self.done} were done, {self.undone} not, none by half)"
                 if self.clean
                 else f"unanswered    {self.done} done, {self.undone} not",
+                f"filling       {self.filling} volumes at a cut",
                 f"logins        {self.logins}",
                 f"losses        {self.losses}",
                 f"leaks         {self.leaks}",
                 f"orphans       {self.orphans}",
+                "of each kind  "
+                + ", ".join(f"{number} {kind}" for kind, number in sorted(self.kinds.items())),
             ]
         )
 
@@ -118,6 +125,7 @@ class Soak:
                 self._cycle(cuts)
         finally:
             self.counts.acknowledged = self._ledger.acknowledged
+            self.counts.kinds = self._ledger.kinds
         return self.counts
 
     def _cycle(self, cuts: int) -> None:
@@ -127,6 +135,7 @@ class Soak:
         self._load(before + wanted, self._rng.uniform(0.0, MOMENT_SECONDS_MAX))
         self.counts.cuts += 1
         waiting = self._ledger.in_flight
+        self.counts.filling += sum(one.filling for one in self._ledger.volumes.values())
         told = f"after {time.monotonic() - started:.1f} s"
         started = time.monotonic()
         if self.counts.cuts < cuts and self._rng.random() < AGAIN:
@@ -143,7 +152,8 @@ class Soak:
             f"cut {self.counts.cuts} of {cuts}, {told}: "
             f"{self._ledger.acknowledged - before} acknowledged, "
             f"{', '.join(waiting) or 'nothing'} in flight; back in {back:.1f} s; "
-            f"{len(self._ledger.volumes)} volumes, {_verdict(findings)}"
+            f"{len(self._ledger.volumes)} volumes, {len(self._ledger.snapshots)} snapshots, "
+            f"{_verdict(findings)}"
         )
         for line in findings.lines:
             self._tell(f"  {line}")
@@ -203,9 +213,7 @@ class Soak:
     def _come_back(self) -> None:
         # In the hours of a long run the others on this machine come and go.
         self._storage.node.cpu = idle_first()[0]
-        self._storage.node.boot()
-        self._storage.install()
-        self._storage.start()
+        self._storage.boot()
 
     def _recover(self) -> None:
         self._come_back()

@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GRPC_PORT = 7788
 GROUP = "storage"
 STATE_FOLDER = "/var/lib/targetd"
+# Logical volumes that tests let the daemon release, and that are then nobody's.
+RELEASED_PREFIX = "released-"
 GIBIBYTE = 1 << 30
 MEBIBYTE = 1 << 20
 HEALTHY_SECONDS = 30.0
@@ -51,11 +53,29 @@ COMMAND = """\
 #!/bin/sh
 PYTHONPATH={root} exec {python} -m targetd "$@"
 """
-# The interpreter and this checkout may be below a home or /tmp.
+UNITS = "/etc/systemd/system"
 DROP_IN = """\
+[Unit]
+Requires=lab-disks.service
+After=lab-disks.service
 [Service]
+# The interpreter and this checkout may be below a home or /tmp.
 ProtectHome=read-only
 PrivateTmp=no
+"""
+# As a host's own units do it at boot. A volume group with a half-made volume is
+# activated in part, which is an error, and for the daemon to put right.
+DISKS = """\
+[Unit]
+DefaultDependencies=no
+# It starts when udev has seen all devices.
+After=lab-agent.service
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=mkdir -p {folder}
+ExecStart=mount {device} {folder}
+ExecStart=-lvm vgchange --activate y {group}
 """
 
 
@@ -102,22 +122,33 @@ class StorageHost:
         run(["mkfs.ext4", "-q", self._state_device])
 
     def install(self) -> None:
-        """After every boot: what a package would have put on the node's own disk."""
-        node = self.node
-        node.run(["mkdir", "-p", STATE_FOLDER])
-        node.run(["mount", self._state_device, STATE_FOLDER])
-        node.run(["lvm", "vgchange", "--activate", "y", GROUP], check=False)
-        node.write(CONFIGURATION_PATH, self.configuration)
+        """On a node that runs: what a package would have put on the node's own disk."""
+        self.pack()
+        self.node.unpack()
+        self.node.run(["systemctl", "daemon-reload"])
+        self.node.run(["systemctl", "start", "lab-disks"])
+
+    def pack(self) -> None:
+        """Let the node have the daemon at each of its boots, and start it as it comes up."""
+        pack = self.node.pack
+        pack(CONFIGURATION_PATH, self.configuration)
         certificate, key = self._server
-        node.write("/etc/targetd/server.pem", certificate.decode())
-        node.write("/etc/targetd/server.key", key.decode(), mode="600")
-        node.write("/etc/targetd/ca.pem", self._authority.certificate.decode())
-        command = COMMAND.format(root=ROOT, python=sys.executable)
-        node.write("/usr/bin/targetd", command, mode="755")
+        pack("/etc/targetd/server.pem", certificate)
+        pack("/etc/targetd/server.key", key, mode="600")
+        pack("/etc/targetd/ca.pem", self._authority.certificate)
+        pack("/usr/bin/targetd", COMMAND.format(root=ROOT, python=sys.executable), mode="755")
         unit = (ROOT / "systemd" / "targetd.service").read_text(encoding="utf-8")
-        node.write("/etc/systemd/system/targetd.service", unit)
-        node.write("/etc/systemd/system/targetd.service.d/lab.conf", DROP_IN)
-        node.run(["systemctl", "daemon-reload"])
+        pack(f"{UNITS}/targetd.service", unit)
+        pack(f"{UNITS}/targetd.service.d/lab.conf", DROP_IN)
+        disks = DISKS.format(device=self._state_device, folder=STATE_FOLDER, group=GROUP)
+        pack(f"{UNITS}/lab-disks.service", disks)
+        pack(f"{UNITS}/lab.target.d/targetd.conf", "[Unit]\nWants=targetd.service\n")
+
+    def boot(self) -> None:
+        """Boot the node and wait for its daemon. Raises LabError with the daemon's own words
+        when it does not start."""
+        self.node.boot()
+        self.start()
 
     @property
     def configuration(self) -> str:

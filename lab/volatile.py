@@ -20,7 +20,7 @@ from pathlib import Path
 from lab import logwrites
 from lab.agreement import Client
 from lab.errors import LabError
-from lab.ledger import Findings, Ledger, VolumeState
+from lab.ledger import Findings, Ledger, State
 from lab.logwrites import Entry, Log
 from lab.node import GUEST, Disk, Node, Process, Spec
 from lab.processors import idle_first
@@ -66,8 +66,8 @@ class History(Ledger):
         super().__init__()
         self._past: dict[int, Ledger] = {}
 
-    def begin(self, volume_id: str, what: str, after: VolumeState | None) -> None:
-        super().begin(volume_id, what, after)
+    def begin(self, item_id: str, what: str, after: State | None) -> None:
+        super().begin(item_id, what, after)
         self._past[self.acknowledged] = self.copy()
 
     def after(self, acknowledged: int) -> Ledger:
@@ -282,6 +282,7 @@ class Replayer:
         self._node = node
         # Below the recorded devices: nothing is recorded any more.
         self._storage = StorageHost(node, DISKS[VOLUMES], DISKS[STATE])
+        self._storage.pack()
 
     def check(self, cut: Cut, ledger: Ledger) -> Findings:
         node = self._node
@@ -289,7 +290,6 @@ class Replayer:
         self._recording.write(cut, node.disk(VOLUMES), node.disk(STATE))
         node.cpu = idle_first()[0]
         node.boot()
-        self._storage.install()
         try:
             self._storage.start()
         except LabError as error:

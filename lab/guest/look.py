@@ -1,7 +1,8 @@
 """Tell what a storage host really holds: ``look.py GROUP STATE_FILE``, one line of JSON.
 
 The kernel's targets, ACLs and backstores, the logical volumes, the records, and a
-digest of the first block of each volume, read from the device itself.
+digest of the first block of each volume and of each active snapshot, read from the
+device itself.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 TARGET = Path("/sys/kernel/config/target")
-VOLUME_PREFIX = "volume-"
+VOLUME_PREFIX, SNAPSHOT_PREFIX, RELEASED_PREFIX = "volume-", "snap-", "released-"
 # Ours are those with the tag; the name alone is a finding.
-OUR_PREFIXES = (VOLUME_PREFIX, "snap-", "source-", "deleted-")
+OUR_PREFIXES = (VOLUME_PREFIX, SNAPSHOT_PREFIX, "source-", "deleted-")
 OUR_TAG = "targetd.v1"
 BLOCK = 512
-COLUMNS = "lv_name,lv_size,lv_tags"
+COLUMNS = "lv_name,lv_size,lv_tags,pool_lv"
 
 
 def read(path: Path) -> str:
@@ -87,15 +88,15 @@ def adapters() -> list[list[dict[str, Any]]]:
     ]
 
 
-def logical_volumes(group: str) -> dict[str, int]:
+def logical_volumes(group: str) -> list[dict[str, str]]:
     argv = ["lvm", "lvs", "--reportformat", "json", "--units", "b", "--nosuffix"]
     done = subprocess.run([*argv, "-o", COLUMNS, group], check=True, capture_output=True)
-    rows = json.loads(done.stdout)["report"][0]["lv"]
-    return {
-        row["lv_name"]: int(row["lv_size"])
-        for row in rows
-        if row["lv_name"].startswith(OUR_PREFIXES) or OUR_TAG in row["lv_tags"].split(",")
-    }
+    rows: list[dict[str, str]] = json.loads(done.stdout)["report"][0]["lv"]
+    return rows
+
+
+def is_ours(row: dict[str, str]) -> bool:
+    return row["lv_name"].startswith(OUR_PREFIXES) or OUR_TAG in row["lv_tags"].split(",")
 
 
 def content(path: str) -> str:
@@ -137,7 +138,8 @@ def copied_records(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     group, state = sys.argv[1:]
-    volumes = logical_volumes(group)
+    rows = logical_volumes(group)
+    names = [row["lv_name"] for row in rows]
     seen = {
         "targets": {
             path.name: target(path)
@@ -145,11 +147,16 @@ def main() -> None:
             if path.name.startswith("iqn.")
         },
         "adapters": adapters(),
-        "logical_volumes": volumes,
+        "logical_volumes": {row["lv_name"]: int(row["lv_size"]) for row in rows if is_ours(row)},
+        "released": {
+            row["lv_name"]: {"size_bytes": int(row["lv_size"]), "pool": row["pool_lv"] or "thick"}
+            for row in rows
+            if row["lv_name"].startswith(RELEASED_PREFIX) and not is_ours(row)
+        },
         "contents": {
             name: content(f"/dev/{group}/{name}")
-            for name in volumes
-            if name.startswith(VOLUME_PREFIX)
+            for name in names
+            if name.startswith((VOLUME_PREFIX, SNAPSHOT_PREFIX, RELEASED_PREFIX))
         },
         "records": records(state),
     }

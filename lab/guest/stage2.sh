@@ -12,6 +12,8 @@ echo "InitiatorName=$LAB_INITIATOR" > /etc/iscsi/initiatorname.iscsi
 rm -rf /etc/target /etc/lvm/archive /etc/lvm/backup /etc/lvm/devices /etc/iscsi/nodes /var/lib/iscsi
 # Starting LVM's event daemon costs each first thin volume of a node 2 s.
 echo 'activation { monitoring = 0 }' > /etc/lvm/lvmlocal.conf
+# What was packed for this node.
+cp -r --preserve=mode "${LAB_SHARE%/*}/image/." /
 
 if [ -n "$LAB_SYSTEMD" ]; then
     exec "$LAB_GUEST/systemd.sh"

@@ -275,7 +275,10 @@ class Lvm:
             lvm_command.run("lvrename", group, volume.lv_name, _retired_name(retired))
             if isinstance(volume, Snapshot):
                 failpoint("lvm-snapshot-unsplit")
-                self._split(retired)
+                # LVM makes the space first, and of it the snapshot: a power cut
+                # between the two leaves one of no volume.
+                if volume.size_bytes:
+                    self._split(retired)
                 retired = replace(retired, size_bytes=volume.reserved_bytes)
         return retired
 

@@ -301,9 +301,7 @@ def test_a_power_cut_loses_nothing_acknowledged(lab_host: Host, lab_backing: Lab
     made = {pool: lab_host.create(pool) for pool in ("thin", "thick")}
     given = {pool: lab_host.attach(volume_id) for pool, volume_id in made.items()}
     storage.node.power_cut()
-    storage.node.boot()
-    storage.install()
-    storage.start()
+    storage.boot()
     assert storage.health() == "SERVING"
     for pool, volume_id in made.items():
         assert lab_host.attach(volume_id) == given[pool], "the same access, with the same secret"

@@ -19,6 +19,11 @@ pytestmark = pytest.mark.lab
 
 SIZE = 16 * MEBIBYTE
 BEFORE, AFTER = b"as it was before\n", b"as it became then\n"
+RECORD_CREATION = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as database:
+    database.execute("INSERT INTO creating VALUES (?)", (sys.argv[2],))
+"""
 MARKER = b"an earlier tenant's data"
 
 
@@ -232,3 +237,27 @@ def test_operations_fork_no_more_than_they_must(
         # Thick: renamed, and removed after the wipe.
         "delete": 2 if thick else 1,
     }
+
+
+def test_the_space_of_a_thick_snapshot_that_was_never_made_goes(
+    lab_host: Host, storage: StorageHost
+) -> None:
+    """LVM makes the space of a snapshot, with its name and tags, and then the snapshot
+    of it; the power may go between the two."""
+    origin = lab_host.create("thick", SIZE)
+    name = f"snap-{uuid.uuid4()}"
+    tags = ["targetd.v1", f"targetd.of.{origin}", "targetd.reserve.0"]
+    storage.stop()
+    storage.node.run(
+        [
+            *("lvm", "lvcreate", "-y", "-n", name, "-L", "8m", "storage"),
+            *(argument for tag in tags for argument in ("--addtag", tag)),
+        ]
+    )
+    storage.node.run(["python3", "-c", RECORD_CREATION, "/var/lib/targetd/state.sqlite", name])
+    storage.start()
+    end = time.monotonic() + 20
+    while lab_host.backing.volumes() != {f"volume-{origin}"}:
+        assert time.monotonic() < end, lab_host.backing.volumes()
+        time.sleep(0.2)
+    assert not lab_host.volumes.ListSnapshots(volume_pb2.ListSnapshotsRequest()).snapshots

@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 
 from lab.agreement import Seen, disagreements
-from lab.ledger import Attachment, Findings, Ledger, VolumeState
+from lab.ledger import (
+    Attachment,
+    Findings,
+    Ledger,
+    ReleasedState,
+    SnapshotState,
+    State,
+    VolumeState,
+)
 from targetd.api.v1 import export_pb2, volume_pb2
 
 ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
@@ -19,12 +27,15 @@ ASKED = Attachment("a-1", INITIATOR, export_pb2.ACCESS_MODE_RW)
 ANSWERED = replace(ASKED, properties=export_pb2.ConnectionProperties(auth_password="one"))
 OTHER = replace(ASKED, properties=export_pb2.ConnectionProperties(auth_password="two"))
 CONNECTED = EXPORTED.with_attachment(ANSWERED)
+SNAPSHOT = SnapshotState(ID, "thin", 4 << 20, "marker")
+# Made by a copy, which goes on after the answer.
+FILLING = replace(PLAIN, source=f"snapshot {ID}", content="marker", filling=True)
+FILLED = replace(FILLING, filling=False)
+RELEASED = ReleasedState("thin", 4 << 20, PLAIN.content)
 NOTHING = "nothing in flight"
 
 
-def _compare(
-    before: VolumeState | None, after: VolumeState | str | None, seen: VolumeState | None
-) -> Findings:
+def _compare(before: State | None, after: State | str | None, seen: State | None) -> Findings:
     ledger = Ledger()
     if before is not None:
         ledger.begin(ID, "make", before)
@@ -46,14 +57,29 @@ def _compare(
         (EXPORTED, EXPORTED.with_attachment(ASKED), EXPORTED),
         # Nobody was told a secret yet, so any is right.
         (EXPORTED, EXPORTED.with_attachment(ASKED), CONNECTED),
+        (SNAPSHOT, NOTHING, SNAPSHOT),
+        (None, SNAPSHOT, None),
+        (SNAPSHOT, None, SNAPSHOT),
+        (FILLING, NOTHING, FILLED),
+        (None, FILLING, FILLED),
+        (FILLING, FILLED, FILLED),
+        (PLAIN, RELEASED, PLAIN),
+        (PLAIN, RELEASED, RELEASED),
+        (RELEASED, PLAIN, RELEASED),
+        (RELEASED, PLAIN, PLAIN),
     ],
 )
-def test_what_is_right(
-    before: VolumeState | None, after: VolumeState | str | None, seen: VolumeState | None
-) -> None:
+def test_what_is_right(before: State | None, after: State | str | None, seen: State | None) -> None:
     found = _compare(before, after, seen)
     assert found.lines == []
     assert found.done + found.undone == (after != NOTHING)
+
+
+def test_what_was_found_is_the_next_comparisons_start() -> None:
+    ledger = Ledger()
+    ledger.begin(ID, "snapshot", SNAPSHOT)
+    ledger.compare({ID: SNAPSHOT})
+    assert ledger.compare({}).losses
 
 
 @pytest.mark.parametrize(
@@ -71,12 +97,22 @@ def test_what_is_right(
         (PLAIN, NOTHING, EXPORTED, "LEAKED", "export"),
         (EXPORTED, NOTHING, CONNECTED, "LEAKED", "connection a-1"),
         (EXPORTED, None, PLAIN, "ORPHANED", "half done"),
+        (SNAPSHOT, NOTHING, None, "LOST", "snapshot thin"),
+        (SNAPSHOT, NOTHING, replace(SNAPSHOT, content="later"), "LOST", "content marker"),
+        (SNAPSHOT, NOTHING, replace(SNAPSHOT, volume_id="other"), "LOST", f"of {ID}"),
+        (None, NOTHING, SNAPSHOT, "LEAKED", "snapshot thin"),
+        (FILLING, NOTHING, replace(FILLED, content="empty"), "LOST", "content marker"),
+        (FILLING, NOTHING, replace(FILLED, source=""), "LOST", "source snapshot"),
+        (RELEASED, NOTHING, None, "LOST", "released thin"),
+        # Still the daemon's, after the caller was told that it is not.
+        (RELEASED, NOTHING, PLAIN, "LEAKED", "volume thin"),
+        (PLAIN, NOTHING, RELEASED, "LOST", "volume thin"),
     ],
 )
 def test_what_is_found(
-    before: VolumeState | None,
-    after: VolumeState | str | None,
-    seen: VolumeState | None,
+    before: State | None,
+    after: State | str | None,
+    seen: State | None,
     kind: str,
     words: str,
 ) -> None:
@@ -130,6 +166,22 @@ def _seen() -> Seen:
 
 def test_agreement_is_seen() -> None:
     assert disagreements(_seen()) == []
+
+
+def _filling(seen: Seen) -> Seen:
+    """The volume is being filled from a snapshot of its own."""
+    volume = seen.volumes[ID]
+    volume.state, volume.source_volume_id = volume_pb2.VOLUME_STATE_COPYING, "other"
+    return seen
+
+
+def test_a_copys_own_snapshot_has_its_place_while_the_volume_is_filled() -> None:
+    seen = _seen()
+    seen.node["logical_volumes"][f"source-{ID}"] = 4 << 20
+    assert any("without volumes" in line for line in disagreements(seen))
+    assert disagreements(_filling(seen)) == [f"volume {ID} is VOLUME_STATE_COPYING"]
+    del seen.node["logical_volumes"][f"source-{ID}"]
+    assert any("without logical volumes" in line for line in disagreements(seen))
 
 
 @pytest.mark.parametrize(
