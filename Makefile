@@ -10,7 +10,8 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
 CODE := targetd drivers lab tests
 
-.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test bench format lock packages clean help
+PARTS := lab-crashes lab-contract lab-others
+.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -50,8 +51,22 @@ unit: $(VENV)/ready
 contract: $(VENV)/ready
 	$(PYTHON) -m pytest tests/contract -m "not lab"
 
+# Each part has labs of its own and waits for its nodes most of the time, so two at once.
 lab-test: packages $(VENV)/ready
-	$(PYTHON) -m pytest tests/contract tests/lab -m lab
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line $(PARTS)
+
+$(PARTS): export PYTHONUNBUFFERED := 1
+
+lab-contract:
+	$(PYTHON) -m pytest tests/contract -m lab --verbose
+
+CRASHES := test_daemon.py test_power_cuts.py test_lost_writes.py
+
+lab-crashes:
+	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose
+
+lab-others:
+	$(PYTHON) -m pytest tests/lab $(CRASHES:%=--ignore=tests/lab/%) -m lab --verbose
 
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)
