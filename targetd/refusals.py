@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from targetd.engines.interface import EngineError, NoSpace, StillInUse
+from targetd.engines.interface import EngineError, NameTaken, NoSpace, StillInUse
 from targetd.errors import FailedPrecondition, ResourceExhausted, Unavailable
 
 log = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def engine_refusals(what: str, **metadata: str) -> Iterator[None]:
     """Translate an engine's refusal of ``what`` ("LVM did not create volume x").
 
-    Raises ResourceExhausted, FailedPrecondition (DEVICE_IN_USE) or Unavailable.
+    Raises ResourceExhausted, FailedPrecondition (DEVICE_IN_USE, NAME_TAKEN) or Unavailable.
     """
     try:
         yield
@@ -28,6 +28,12 @@ def engine_refusals(what: str, **metadata: str) -> Iterator[None]:
         raise FailedPrecondition(
             f"{what}: it is held open on the storage host; close what uses its device",
             reason="DEVICE_IN_USE",
+            **metadata,
+        ) from error
+    except NameTaken as error:
+        raise FailedPrecondition(
+            f"{what}: {error} is there already; choose another name or id, or rename it",
+            reason="NAME_TAKEN",
             **metadata,
         ) from error
     except EngineError as error:

@@ -204,10 +204,11 @@ class SimulatedBacking:
         found = self.lvm.inventory()
         names = {volume.lv_name for volume in found.volumes}
         names |= {snapshot.lv_name for snapshot in found.snapshots}
+        names |= {place.partition("/")[2] for place in self.lvm.foreign}
         return names | {f"deleted-{retired.operation_id}" for retired in found.retired}
 
     def make_foreign(self, lv_name: str, size_bytes: int, pool: str = "thick") -> None:
-        self.lvm.foreign[f"storage/{lv_name}"] = size_bytes
+        self.lvm.foreign[f"storage/{lv_name}"] = ("" if pool == "thick" else pool, size_bytes)
 
     def remove_foreign(self, lv_name: str) -> None:
         del self.lvm.foreign[f"storage/{lv_name}"]

@@ -31,6 +31,10 @@ class NoSpace(EngineError):
     """The pool cannot hold what was asked for; the text says what, and may be told."""
 
 
+class NameTaken(EngineError):
+    """A logical volume of that name is there already, and not the daemon's to use."""
+
+
 class StillInUse(EngineError):
     """Somebody holds the device open."""
 
@@ -80,7 +84,8 @@ class LvmEngine(Protocol):
         """The size that a volume of so many bytes really gets."""
 
     # Every method that changes a volume group has flushed LVM's metadata to the
-    # disk when it returns, and raises NoSpace where the pool is too small.
+    # disk when it returns, and raises NoSpace where the pool is too small and
+    # NameTaken where a foreign logical volume has the name that is to be given.
 
     def create(self, volume: Volume) -> Volume:
         """Make an empty volume; returns it as it has become."""

@@ -15,6 +15,7 @@ from targetd.engines.interface import (
     Candidate,
     EngineError,
     Inventory,
+    NameTaken,
     NoSpace,
     Origin,
     RetiredVolume,
@@ -150,7 +151,7 @@ class Lvm:
         else:
             argv += ["--size", f"{made.size_bytes}b", "--wipesignatures", "y", "--zero", "y"]
             argv += [pool.volume_group]
-        with self._changing(pool, made.size_bytes):
+        with self._changing(pool, made.size_bytes, volume.lv_name):
             lvm_command.run("lvcreate", *argv)
             failpoint("lvm-create-unsynced")
         return made
@@ -158,7 +159,7 @@ class Lvm:
     def clone(self, volume: Volume, origin: Origin) -> Volume:
         made = replace(volume, size_bytes=self.rounded(volume.pool, volume.size_bytes))
         argv = ["--yes", "--snapshot", "--setactivationskip", "n", "--name", volume.lv_name]
-        with self._changing(volume.pool):
+        with self._changing(volume.pool, name=volume.lv_name):
             lvm_command.run("lvcreate", *argv, *add_tags(volume_tags(volume)), _path(origin))
             failpoint("lvm-clone-made")
             if made.size_bytes > origin.size_bytes:
@@ -175,7 +176,7 @@ class Lvm:
         else:
             needed = self._snapshot_space(snapshot, origin)
             argv += ["--size", f"{needed}b"]
-        with self._changing(pool, needed):
+        with self._changing(pool, needed, snapshot.lv_name):
             lvm_command.run("lvcreate", *argv, *add_tags(snapshot_tags(snapshot)), _path(origin))
             failpoint("lvm-snapshot-unsynced")
         made = replace(snapshot, size_bytes=origin.size_bytes, create_time=datetime.now(UTC))
@@ -213,8 +214,7 @@ class Lvm:
     # Taking over, letting go
 
     def candidate(self, pool: PoolConfig, lv_name: str) -> Candidate | None:
-        rows = lvm_command.report("lvs", COLUMNS, pool.volume_group)
-        row = next((row for row in rows if row["lv_name"] == lv_name), None)
+        row = _find(pool.volume_group, lv_name)
         if row is None:
             return None
         objection = ""
@@ -230,13 +230,15 @@ class Lvm:
 
     def adopt(self, volume: Volume) -> Volume:
         group = volume.pool.volume_group
-        with self._changing(volume.pool):
+        with self._changing(volume.pool, name=volume.lv_name):
             # Tagged before it is renamed: from its tag alone a start knows that
             # this was not finished, and lets go of it again.
             tags = add_tags(volume_tags(volume))
             lvm_command.run("lvchange", *tags, f"{group}/{volume.adopted_name}")
             failpoint("lvm-adopt-tagged")
-            lvm_command.run("lvrename", group, volume.adopted_name, volume.lv_name)
+            # What was let go of under its own name has that name already.
+            if volume.adopted_name != volume.lv_name:
+                lvm_command.run("lvrename", group, volume.adopted_name, volume.lv_name)
         return volume
 
     def release(self, volume: Volume, lv_name: str) -> str:
@@ -244,6 +246,8 @@ class Lvm:
         blocks.refuse_in_use(volume.device_path)
         with self._changing(volume.pool):
             if lv_name != volume.lv_name:
+                if _find(group, lv_name) is not None:
+                    raise NameTaken(f"{group}/{lv_name}")
                 lvm_command.run("lvrename", group, volume.lv_name, lv_name)
                 failpoint("lvm-release-renamed")
             lvm_command.run("lvchange", *remove_tags(volume_tags(volume)), f"{group}/{lv_name}")
@@ -251,11 +255,11 @@ class Lvm:
 
     def release_stray(self, place: str) -> None:
         group, _, name = place.partition("/")
-        for row in lvm_command.report("lvs", COLUMNS, group):
-            if row["lv_name"] == name and OUR_TAG in our_tags(row):
-                with self._locks[group]:
-                    lvm_command.run("lvchange", *remove_tags(our_tags(row)), place)
-                    self._flush(group)
+        row = _find(group, name)
+        if row is not None and OUR_TAG in our_tags(row):
+            with self._locks[group]:
+                lvm_command.run("lvchange", *remove_tags(our_tags(row)), place)
+                self._flush(group)
 
     # Removing
 
@@ -325,8 +329,10 @@ class Lvm:
     # Around every change
 
     @contextmanager
-    def _changing(self, pool: PoolConfig, needed_bytes: int = 0) -> Iterator[None]:
+    def _changing(self, pool: PoolConfig, needed_bytes: int = 0, name: str = "") -> Iterator[None]:
         """One at a time per volume group, and flushed at its end.
+
+        ``needed_bytes`` and ``name`` are what the change takes, to tell why it failed.
 
         LVM ends its commands without flushing its metadata to the disk
         (observed with lvm2 2.03.16 on dm-log-writes), so a power cut could
@@ -338,6 +344,8 @@ class Lvm:
             except EngineError as error:
                 if lack := self._lack(pool, needed_bytes):
                     raise NoSpace(lack) from error
+                if name and _is_foreign(_find(pool.volume_group, name)):
+                    raise NameTaken(f"{pool.volume_group}/{name}") from error
                 raise
             self._flush(pool.volume_group)
 
@@ -360,6 +368,16 @@ class Lvm:
 
 def _path(volume: Origin) -> str:
     return f"{volume.pool.volume_group}/{volume.lv_name}"
+
+
+def _find(group: str, lv_name: str) -> Row | None:
+    """All are listed, since LVM fails for a name that is not there."""
+    rows = lvm_command.report("lvs", COLUMNS, group)
+    return next((row for row in rows if row["lv_name"] == lv_name), None)
+
+
+def _is_foreign(row: Row | None) -> bool:
+    return row is not None and OUR_TAG not in our_tags(row)
 
 
 def _retired_name(retired: RetiredVolume) -> str:

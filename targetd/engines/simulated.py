@@ -13,6 +13,7 @@ from targetd.engines.interface import (
     Candidate,
     EngineError,
     Inventory,
+    NameTaken,
     NoSpace,
     Origin,
     RetiredVolume,
@@ -60,8 +61,8 @@ class SimulatedLvm:
         self._volumes: dict[str, Volume] = {}
         self._snapshots: dict[str, Snapshot] = {}
         self._retired: dict[str, RetiredVolume] = {}
-        # Logical volumes that are not ours, by "group/name".
-        self.foreign: dict[str, int] = {}
+        # Logical volumes that are not ours, by "group/name": thin pool and size.
+        self.foreign: dict[str, tuple[str, int]] = {}
         # Each step of long work waits for it.
         self.may_step = threading.Event()
         self.may_step.set()
@@ -110,10 +111,23 @@ class SimulatedLvm:
 
     def _put(self, volume: Volume) -> Volume:
         with self._host.lock:
-            if volume.lv_name in self._volumes:
-                raise EngineError(f"{volume.lv_name} exists")
+            self._refuse_taken(volume)
             self._volumes[volume.lv_name] = volume
         return volume
+
+    def _refuse_taken(self, wanted: Origin) -> None:
+        place = f"{wanted.pool.volume_group}/{wanted.lv_name}"
+        if place in self.foreign:
+            raise NameTaken(place)
+        if self._is_ours(wanted.lv_name):
+            raise EngineError(f"{place} exists")
+
+    def _is_ours(self, lv_name: str) -> bool:
+        return (
+            lv_name in self._volumes
+            or lv_name in self._snapshots
+            or lv_name.removeprefix("deleted-") in self._retired
+        )
 
     def snapshot(self, snapshot: Snapshot, origin: Volume) -> Snapshot:
         made = replace(snapshot, size_bytes=origin.size_bytes)
@@ -124,6 +138,7 @@ class SimulatedLvm:
             self._refuse_lack(snapshot.pool, reserved)
             made = replace(made, reserved_bytes=reserved)
         with self._host.lock:
+            self._refuse_taken(made)
             self._snapshots[made.lv_name] = made
         return made
 
@@ -148,21 +163,40 @@ class SimulatedLvm:
         return None
 
     def candidate(self, pool: PoolConfig, lv_name: str) -> Candidate | None:
-        if lv_name in self._volumes:
-            return Candidate(0, datetime.now(UTC), "belongs to targetd already")
-        size = self.foreign.get(f"{pool.volume_group}/{lv_name}")
-        return None if size is None else Candidate(size, datetime.now(UTC))
+        with self._host.lock:
+            if self._is_ours(lv_name):
+                return Candidate(0, datetime.now(UTC), "belongs to targetd already")
+            found = self.foreign.get(f"{pool.volume_group}/{lv_name}")
+        if found is None:
+            return None
+        thin_pool, size_bytes = found
+        objection = "" if thin_pool == pool.thin_pool else f"is not in pool {pool.name}"
+        return Candidate(size_bytes, datetime.now(UTC), objection)
 
     def adopt(self, volume: Volume) -> Volume:
-        del self.foreign[f"{volume.pool.volume_group}/{volume.adopted_name}"]
-        return self._put(volume)
+        place = f"{volume.pool.volume_group}/{volume.adopted_name}"
+        with self._host.lock:
+            found = self.foreign.pop(place, None)
+            if found is None:
+                raise EngineError(f"{place} is not there")
+            try:
+                self._refuse_taken(volume)
+            except EngineError:
+                self.foreign[place] = found
+                raise
+            self._volumes[volume.lv_name] = volume
+        return volume
 
     def release(self, volume: Volume, lv_name: str) -> str:
         self._refuse_in_use(volume)
+        place = f"{volume.pool.volume_group}/{lv_name}"
         with self._host.lock:
-            del self._volumes[volume.lv_name]
-            self.foreign[f"{volume.pool.volume_group}/{lv_name}"] = volume.size_bytes
-        return f"/dev/{volume.pool.volume_group}/{lv_name}"
+            other = lv_name != volume.lv_name
+            if other and (self._is_ours(lv_name) or place in self.foreign):
+                raise NameTaken(place)
+            self._take_away(volume)
+            self.foreign[place] = (volume.pool.thin_pool, volume.size_bytes)
+        return f"/dev/{place}"
 
     def release_stray(self, place: str) -> None:
         return None
@@ -170,18 +204,20 @@ class SimulatedLvm:
     def remove(self, volume: Origin) -> None:
         self._refuse_in_use(volume)
         with self._host.lock:
-            del self._of(volume)[volume.lv_name]
+            self._take_away(volume)
 
     def retire(self, volume: Origin, operation_id: str) -> RetiredVolume:
         self._refuse_in_use(volume)
         with self._host.lock:
-            del self._of(volume)[volume.lv_name]
+            self._take_away(volume)
             retired = RetiredVolume(operation_id, volume.pool, volume.size_bytes)
             self._retired[operation_id] = retired
         return retired
 
-    def _of(self, volume: Origin) -> dict[str, Any]:
-        return self._volumes if isinstance(volume, Volume) else self._snapshots
+    def _take_away(self, volume: Origin) -> None:
+        ours: dict[str, Any] = self._volumes if isinstance(volume, Volume) else self._snapshots
+        if ours.pop(volume.lv_name, None) is None:
+            raise EngineError(f"{volume.lv_name} is not there")
 
     def wipe(self, retired: RetiredVolume, start_bytes: int, step_bytes: int) -> Iterator[int]:
         yield from self._steps(retired.size_bytes, start_bytes, step_bytes)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from functools import partial
 
 import grpc
 
 from targetd.api.v1 import volume_pb2
+from tests.answers import listing, reason_of
 from tests.hosts import MEBIBYTE, Host, refused_with
 
 SIZE = 16 * MEBIBYTE
@@ -69,4 +72,38 @@ def test_a_created_volume_can_be_let_go_of(host: Host) -> None:
     answer = host.volumes.ReleaseVolume(volume_pb2.ReleaseVolumeRequest(volume_id=volume_id))
     assert answer.device_path == f"/dev/storage/volume-{volume_id}", "it keeps its name"
     assert not host.volumes.ListVolumes(volume_pb2.ListVolumesRequest()).volumes
+    again = host.volumes.AdoptVolume(_adopt(f"volume-{volume_id}", volume_id=volume_id))
+    assert (again.volume_id, again.size_bytes) == (volume_id, SIZE), "under its old id too"
+    host.volumes.ReleaseVolume(volume_pb2.ReleaseVolumeRequest(volume_id=volume_id))
     host.backing.remove_foreign(f"volume-{volume_id}")
+
+
+def _refused_as_taken(call: Callable[[], object], name: str) -> None:
+    with refused_with(grpc.StatusCode.FAILED_PRECONDITION) as caught:
+        call()
+    assert reason_of(caught[0]) == "NAME_TAKEN"
+    assert name in str(caught[0].details())
+
+
+def test_names_that_are_taken_are_refused(host: Host) -> None:
+    taken, other = f"volume-{uuid.uuid4()}", host.create("thick", SIZE)
+    taken_id = taken.removeprefix("volume-")
+    host.backing.make_foreign(taken, SIZE)
+    host.backing.make_foreign("data", SIZE)
+    for pool in ("thick", "thin"):
+        create = volume_pb2.CreateVolumeRequest(volume_id=taken_id, pool=pool, size_bytes=SIZE)
+        _refused_as_taken(partial(host.volumes.CreateVolume, create), taken)
+        create.source_volume_id = other
+        _refused_as_taken(partial(host.volumes.CreateVolume, create), taken)
+    _refused_as_taken(partial(host.volumes.AdoptVolume, _adopt("data", volume_id=taken_id)), taken)
+    third = host.create("thin", SIZE)
+    for name in (taken, f"volume-{third}"):
+        release = volume_pb2.ReleaseVolumeRequest(volume_id=other, lv_name=name)
+        _refused_as_taken(partial(host.volumes.ReleaseVolume, release), name)
+    found = listing(host)
+    assert set(found.volumes) == {other, third}
+    host.backing.restart()
+    assert listing(host) == found
+    assert host.backing.volumes() == {taken, "data", f"volume-{other}", f"volume-{third}"}
+    for name in (taken, "data"):
+        host.backing.remove_foreign(name)
