@@ -12,7 +12,7 @@ import pytest
 
 from lab.agreement import Client, disagreements, look
 from lab.storage import ROOT, StorageHost
-from targetd.api.v1 import export_pb2, volume_pb2
+from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
 from tests.hosts import MEBIBYTE, Host, LabBacking, properties_of, refused_with
 from tests.lab.disks import count
 
@@ -332,6 +332,33 @@ def test_foreign_things_stay(lab_host: Host, lab_backing: LabBacking) -> None:
     run(["rmdir", f"{foreign}/tpgt_1/acls/iqn.2001-01.org.example:odd_name"])
     run(["rmdir", f"{foreign}/tpgt_1", foreign])
     run(["lvm", "lvremove", "-y", "storage/volume-foreign"])
+
+
+def test_what_targetcli_made_stays(lab_host: Host, lab_backing: LabBacking) -> None:
+    storage, run = lab_backing.storage, lab_backing.storage.node.run
+    theirs = "iqn.2001-01.org.example.other:theirs"
+    # For its message bus, too.
+    storage.targetcli()
+    for command in (
+        ("set", "global", "auto_add_default_portal=false"),
+        ("/backstores/ramdisk", "create", "theirs", "8M"),
+        ("/iscsi", "create", theirs),
+        (f"/iscsi/{theirs}/tpg1/luns", "create", "/backstores/ramdisk/theirs"),
+    ):
+        run(["targetcli", *command])
+    volume_id = lab_host.create()
+    given = lab_host.attach(volume_id)
+    storage.kill_and_wait()
+    report = lab_host.hosts.Reconcile(host_pb2.ReconcileRequest())
+    assert (report.exports_checked, list(report.drifts)) == (1, [])
+    shown = storage.targetcli()
+    assert theirs in shown and "ramdisk/theirs" in shown and given.target_iqn in shown
+    lab_host.detach(volume_id)
+    lab_host.remove_export(volume_id)
+    shown = storage.targetcli()
+    assert "ramdisk/theirs" in shown and given.target_iqn not in shown
+    run(["targetcli", "/iscsi", "delete", theirs])
+    run(["targetcli", "/backstores/ramdisk", "delete", "theirs"])
 
 
 def test_a_volume_in_use_on_the_host_is_not_deleted(lab_host: Host, storage: StorageHost) -> None:
