@@ -57,8 +57,8 @@ class Adoption:
             # Two callers must not adopt the same logical volume as two volumes.
             with self._pins.taken(f"{pool.volume_group}/{lv_name}"):
                 wanted = self._wanted(volume_id, pool, lv_name, multi_attach)
-                self._volumes.claim_identity(volume_id)
                 deadline.check()
+                self._volumes.claim_identity(volume_id)
                 return self._adopt(wanted)
 
         return self._workers.run(volume_id, deadline, work)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from targetd.catalog import Catalog
 from targetd.engines.interface import EngineError, LvmEngine, Origin
+from targetd.errors import Aborted
 from targetd.failpoints import failpoint
 from targetd.model import (
     OperationKind,
@@ -23,6 +24,7 @@ from targetd.model import (
     Source,
     SourceKind,
     Volume,
+    copy_source_name,
     snapshot_name,
     volume_name,
 )
@@ -47,6 +49,8 @@ class Copies:
         self._operations = operations
         self._wipes = wipes
         self._pins = pins
+        # Volumes whose making has a source held still already.
+        self._making: set[str] = set()
 
     @contextmanager
     def held(self, source: Source | None) -> Iterator[Origin | None]:
@@ -84,6 +88,7 @@ class Copies:
             create_time=datetime.now(UTC),
             for_copy=True,
         )
+        self._making.add(volume.volume_id)
         self._catalog.put_snapshot(self._lvm.snapshot(snapshot, origin))
 
     def begin(self, volume: Volume) -> None:
@@ -99,6 +104,7 @@ class Copies:
                 finish=self._finish(volume),
             )
         )
+        self._making.discard(volume.volume_id)
 
     def _copied_from(self, volume: Volume) -> Origin:
         held = self._catalog.find_copy_source(volume.volume_id)
@@ -118,20 +124,24 @@ class Copies:
 
     def let_go(self, volume_id: str) -> None:
         """Remove the snapshot that a volume was filled from, where there is one."""
-        held = self._catalog.find_copy_source(volume_id)
-        if held is None:
-            return
+        self._making.discard(volume_id)
         try:
-            self._wipes.remove(held)
+            with self._pins.taken(copy_source_name(volume_id)):
+                held = self._catalog.find_copy_source(volume_id)
+                if held is not None:
+                    self._wipes.remove(held)
+                    self._catalog.drop_snapshot(held)
         except EngineError as error:
             # The next reconcile tries again.
-            log.error("%s stays for now: %s", held.lv_name, error)
-            return
-        self._catalog.drop_snapshot(held)
+            log.error("%s stays for now: %s", copy_source_name(volume_id), error)
+        except Aborted:
+            log.info("%s is being removed already", copy_source_name(volume_id))
 
     def let_go_of_all_done(self) -> None:
         """Remove the snapshots of copies that have ended, which a crash left behind."""
         for held in self._catalog.copy_sources():
+            if held.snapshot_id in self._making:
+                continue
             volume = self._catalog.find_volume(held.snapshot_id)
             if volume is None or not volume.copy_id:
                 self.let_go(held.snapshot_id)

@@ -272,9 +272,8 @@ class Reconciler:
         if not any(snapshot.reserved_bytes for snapshot in self._catalog.snapshots()):
             return
         for snapshot in self._lvm.inventory().snapshots:
-            known = self._catalog.find_snapshot(snapshot.snapshot_id)
-            if known is not None and not snapshot.for_copy and known != snapshot:
-                self._catalog.put_snapshot(snapshot)
+            if not snapshot.for_copy:
+                self._snapshots.refresh(snapshot)
 
 
 def _add(report: Report, more: Report) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from targetd.catalog import Catalog
 from targetd.copies import Copies
 from targetd.engines.interface import EngineError, LvmEngine
 from targetd.errors import (
+    Aborted,
     AlreadyExists,
     FailedPrecondition,
     FieldViolation,
@@ -102,6 +105,22 @@ class Snapshots:
         except (EngineError, TargetdError) as error:
             # The record of the creation stays, so that the next start tries again.
             log.error("snapshot %s cannot be healed yet: %s", snapshot_id, error)
+
+    def refresh(self, reported: Snapshot) -> None:
+        """Take over how full LVM says that a snapshot is, unless it is going just now."""
+        with suppress(Aborted), self._pins.pinned(reported.lv_name):
+            known = self._catalog.find_snapshot(reported.snapshot_id)
+            # Another one may have its id by now.
+            if known is None or known.volume_id != reported.volume_id:
+                return
+            refreshed = replace(
+                known,
+                reserved_bytes=reported.reserved_bytes,
+                used_percent=reported.used_percent,
+                overflowed=reported.overflowed,
+            )
+            if refreshed != known:
+                self._catalog.put_snapshot(refreshed)
 
     def delete(self, snapshot_id: str, deadline: Deadline) -> str:
         """Returns the id of the wipe that goes on, or an empty text."""

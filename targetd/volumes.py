@@ -76,8 +76,8 @@ class Volumes:
                 self._pools.check_watermarks(
                     wanted.pool, self._promised_bytes(wanted.pool), wanted.size_bytes
                 )
-                self.claim_identity(wanted.volume_id)
                 deadline.check()
+                self.claim_identity(wanted.volume_id)
                 return self._create(wanted, origin)
 
         return self._workers.run(wanted.volume_id, deadline, work)

@@ -8,6 +8,7 @@ import pytest
 from lab.lab import Lab
 from lab.node import Spec
 from lab.storage import spec
+from tests.callers import Caller
 from tests.hosts import INITIATORS, Host, LabBacking, SimulatedBacking
 
 LAB_FOLDER = Path("build/lab").absolute()
@@ -62,3 +63,8 @@ def lab_host(lab_backing: LabBacking) -> Iterator[Host]:
     yield with_backing
     with_backing.remove_everything()
     with_backing.close()
+
+
+@pytest.fixture
+def caller(host: Host) -> Caller:
+    return Caller(host)

@@ -176,7 +176,7 @@ class SimulatedBacking:
         self._host = SimulatedHost()
         self.lvm = SimulatedLvm(POOLS, self._host, SIMULATED_POOL_BYTES)
         self.lio = self.lio_class(self._host)
-        self._daemon = self._started()
+        self.daemon = self._started()
 
     def _started(self) -> Daemon:
         daemon = Daemon(self._config, self.lvm, self.lio)
@@ -214,8 +214,8 @@ class SimulatedBacking:
         del self.lvm.foreign[f"storage/{lv_name}"]
 
     def restart(self) -> None:
-        self._daemon.stop()
-        self._daemon = self._started()
+        self.daemon.stop()
+        self.daemon = self._started()
 
     def crash(self) -> None:
         """As ``restart``, without waiting for what hangs."""
@@ -227,7 +227,7 @@ class SimulatedBacking:
             return status_now(channel)
 
     def close(self) -> None:
-        self._daemon.stop()
+        self.daemon.stop()
 
 
 class LabBacking:

@@ -7,101 +7,26 @@ import random
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
 
 import pytest
 
-from targetd.api.v1 import export_pb2, volume_pb2
+from targetd.api.v1 import volume_pb2
 from targetd.model import Acl, Volume
 from targetd.workers import QUEUE_LENGTH_MAX
 from tests.answers import answer_of, check_agreement, listing
-from tests.hosts import MEBIBYTE, Host, LabBacking, SimulatedBacking
+from tests.callers import Answer, Caller, at_once, call_with, in_lab, reasons
+from tests.hosts import MEBIBYTE, Host, SimulatedBacking
 from tests.model import HUGE_BYTES
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Answer = tuple[str, Any]
-
-
-def at_once(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Each item in a thread of its own, all let go together."""
-    items = list(items)
-    gate = threading.Barrier(len(items))
-
-    def go(item: Item) -> Result:
-        gate.wait()
-        return work(item)
-
-    with ThreadPoolExecutor(len(items)) as threads:
-        return list(threads.map(go, items))
-
-
-def call_with(volume_id: str, work: Callable[[str], Result]) -> Result:
-    return work(volume_id)
-
-
-def in_lab(host: Host) -> bool:
-    return isinstance(host.backing, LabBacking)
-
-
-class Caller:
-    """The calls of the contract on one host, each answered with its reason and its answer."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-
-    def create(self, volume_id: str, size_bytes: int = 4 * MEBIBYTE) -> Answer:
-        request = volume_pb2.CreateVolumeRequest(
-            volume_id=volume_id, pool="thin", size_bytes=size_bytes
-        )
-        return answer_of(self._host.volumes.CreateVolume, request)
-
-    def extend(self, volume_id: str, size_bytes: int) -> Answer:
-        request = volume_pb2.ExtendVolumeRequest(volume_id=volume_id, size_bytes=size_bytes)
-        return answer_of(self._host.volumes.ExtendVolume, request)
-
-    def delete(self, volume_id: str) -> Answer:
-        request = volume_pb2.DeleteVolumeRequest(volume_id=volume_id)
-        return answer_of(self._host.volumes.DeleteVolume, request)
-
-    def export(self, volume_id: str) -> Answer:
-        request = export_pb2.CreateExportRequest(volume_id=volume_id)
-        return answer_of(self._host.exports.CreateExport, request)
-
-    def unexport(self, volume_id: str) -> Answer:
-        request = export_pb2.RemoveExportRequest(volume_id=volume_id)
-        return answer_of(self._host.exports.RemoveExport, request)
-
-    def attach(self, volume_id: str, host: str = "a", attachment_id: str = "one") -> Answer:
-        request = export_pb2.InitializeConnectionRequest(
-            volume_id=volume_id, attachment_id=attachment_id, connector=self._host.connector(host)
-        )
-        return answer_of(self._host.exports.InitializeConnection, request)
-
-    def detach(self, volume_id: str, attachment_id: str = "one") -> Answer:
-        request = export_pb2.TerminateConnectionRequest(
-            volume_id=volume_id, attachment_id=attachment_id
-        )
-        return answer_of(self._host.exports.TerminateConnection, request)
-
-
-@pytest.fixture
-def caller(host: Host) -> Caller:
-    return Caller(host)
 
 
 def exported(host: Host, caller: Caller, multi_attach: bool = False) -> str:
     volume_id = host.create(multi_attach=multi_attach)
     assert caller.export(volume_id)[0] == ""
     return volume_id
-
-
-def reasons(answers: Iterable[Answer]) -> list[str]:
-    return sorted(reason for reason, _ in answers)
 
 
 def test_attach_against_detach(host: Host, caller: Caller) -> None:
