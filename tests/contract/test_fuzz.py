@@ -147,7 +147,7 @@ def storms(host: Host, storm: Storm, batches: int, batch: int) -> None:
     for _ in range(batches):
         done = storm.send(islice(calls, batch))
         storm.send_and_leave(islice(calls, batch // 50))
-        again = [call for call, outcome in done if outcome in WRONG_IN_ITSELF]
+        again = [call for call, outcome in done if _is_wrong_in_itself(call, outcome)]
         settled(host, storm)
         before = listing(host)
         for call, outcome in storm.send(again):
