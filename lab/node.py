@@ -21,7 +21,8 @@ from lab.spec import Disk, Spec
 __all__ = ["Disk", "Node", "Process", "Result", "Spec"]
 
 GUEST = Path(__file__).resolve().parent / "guest"
-BOOT_SECONDS_MAX = 60.0
+# A boot takes 3 s, and a minute where the machine is busy.
+BOOT_SECONDS_MAX = 120.0
 STOP_SECONDS_MAX = 15.0
 KERNEL_ARGUMENTS = (
     "root=/dev/root",

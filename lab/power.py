@@ -81,9 +81,6 @@ def switch_on(
                 *(str(ENCLOSE), *map(str, writable), str(memory_folder), "--"),
                 # One processor for each node: on several, its processes wait for each other.
                 *("taskset", "--cpu-list", str(processor)),
-                # Its processes wake each other at every system call of the node. Behind one
-                # busy program of another's, a boot of 4 s took 50.
-                *("nice", "--adjustment=-10"),
                 *kernel,
                 f"ssl0=fd:{theirs.fileno()}",
             ],

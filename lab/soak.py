@@ -2,7 +2,8 @@
 
 A client outside the storage host makes random calls and writes down what was
 acknowledged. The host loses its power at a random moment, also while it comes
-back, boots again, and is compared with what the client has written down.
+back, boots again, and is compared with what the client has written down. Most of
+that is waiting for one processor, so several hosts do it side by side.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import grpc
@@ -26,11 +27,12 @@ from lab.initiator import Initiator, properties_of
 from lab.lab import Lab
 from lab.ledger import BLOCK, Attachment, Findings, Ledger, digest
 from lab.load import Worker
-from lab.node import Spec
+from lab.node import Node, Spec
 from lab.processors import idle_first
 from lab.storage import StorageHost, spec
 from lab.verify import verify
 
+HOSTS = 2
 WORKERS = 4
 # A cut comes after so many acknowledgements, which a slow machine does not change,
 # and then at a moment of its own.
@@ -71,6 +73,10 @@ class Counts:
         self.orphans += len(findings.orphans)
         self.problems += findings.lines
 
+    def add_all(self, other: Counts) -> None:
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
     def table(self) -> str:
         return "\n".join(
             [
@@ -91,10 +97,29 @@ class Counts:
         )
 
 
-class Soak:
-    """Power cuts on one storage host, which is prepared, started and empty.
+class Budget:
+    """Cuts that are still to be made, by whoever comes first."""
 
-    ``initiator`` is a host that attaches; ``tell`` takes a line for each cut.
+    def __init__(self, cuts: int) -> None:
+        self._left = cuts
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        with self._lock:
+            taken = self._left > 0
+            self._left -= taken
+        return taken
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._left = 0
+
+
+class Soak:
+    """Power cuts on one storage host, whose disks are empty.
+
+    ``initiator`` is a host that attaches; ``tell`` takes a line for each cut;
+    ``others`` are nodes with whom the storage host must not share a processor.
     """
 
     def __init__(
@@ -104,8 +129,10 @@ class Soak:
         seed: int,
         tell: Callable[[str], None],
         acknowledged_max: int = ACKNOWLEDGED_MAX,
+        others: Sequence[Node] = (),
     ) -> None:
         self._storage = storage
+        self._others = others
         self._initiator = initiator
         self._tell = tell
         self._acknowledged_max = acknowledged_max
@@ -119,16 +146,19 @@ class Soak:
         ]
         self.counts = Counts()
 
-    def run(self, cuts: int) -> Counts:
+    def run(self, budget: Budget) -> None:
+        self._initiator.start()
+        self._storage.prepare_disks()
+        self._storage.install()
+        self._storage.start()
         try:
-            while self.counts.cuts < cuts:
-                self._cycle(cuts)
+            while budget.take():
+                self._cycle(budget)
         finally:
             self.counts.acknowledged = self._ledger.acknowledged
             self.counts.kinds = self._ledger.kinds
-        return self.counts
 
-    def _cycle(self, cuts: int) -> None:
+    def _cycle(self, budget: Budget) -> None:
         before = self._ledger.acknowledged
         wanted = self._rng.randint(0, self._acknowledged_max)
         started = time.monotonic()
@@ -138,7 +168,7 @@ class Soak:
         self.counts.filling += sum(one.filling for one in self._ledger.volumes.values())
         told = f"after {time.monotonic() - started:.1f} s"
         started = time.monotonic()
-        if self.counts.cuts < cuts and self._rng.random() < AGAIN:
+        if self._rng.random() < AGAIN and budget.take():
             told += f" and again {self._cut_again():.1f} s later"
         self._recover()
         back = time.monotonic() - started
@@ -149,9 +179,10 @@ class Soak:
         for worker in self._workers:
             worker.settle()
         self._tell(
-            f"cut {self.counts.cuts} of {cuts}, {told}: "
+            f"cut {self.counts.cuts}, {told}: "
             f"{self._ledger.acknowledged - before} acknowledged, "
-            f"{', '.join(waiting) or 'nothing'} in flight; back in {back:.1f} s; "
+            f"{', '.join(waiting) or 'nothing'} in flight; back in {back:.1f} s, compared in "
+            f"{time.monotonic() - started - back:.1f} s; "
             f"{len(self._ledger.volumes)} volumes, {len(self._ledger.snapshots)} snapshots, "
             f"{_verdict(findings)}"
         )
@@ -212,7 +243,9 @@ class Soak:
 
     def _come_back(self) -> None:
         # In the hours of a long run the others on this machine come and go.
-        self._storage.node.cpu = idle_first()[0]
+        taken = {node.cpu for node in self._others}
+        idle = idle_first()
+        self._storage.node.cpu = next((cpu for cpu in idle if cpu not in taken), idle[0])
         self._storage.boot()
 
     def _recover(self) -> None:
@@ -261,10 +294,49 @@ def _verdict(findings: Findings) -> str:
     )
 
 
+def run(
+    cuts: int,
+    seed: int,
+    tell: Callable[[str], None],
+    counts: Counts,
+    hosts: int = HOSTS,
+    acknowledged_max: int = ACKNOWLEDGED_MAX,
+) -> None:
+    """That many cuts, shared by several storage hosts; adds to the counts, also when it fails."""
+    names = [f"storage-{n}" for n in range(hosts)]
+    specs = [spec(name) for name in names]
+    with Lab(FOLDER.absolute(), [*specs, *(Spec(f"initiator-{n}") for n in range(hosts))]) as lab:
+        soaks = []
+        for n, name in enumerate(names):
+            soaks.append(
+                Soak(
+                    StorageHost(lab[name]),
+                    Initiator(lab[f"initiator-{n}"]),
+                    seed + n,
+                    lambda line, name=name: tell(f"{name}: {line}"),  # type: ignore[misc]
+                    acknowledged_max,
+                    [lab[other] for other in names if other != name],
+                )
+            )
+        budget = Budget(cuts)
+        try:
+            with ThreadPoolExecutor(hosts) as threads:
+                running = [threads.submit(soak.run, budget) for soak in soaks]
+                try:
+                    for future in as_completed(running):
+                        future.result()
+                finally:
+                    budget.cancel()
+        finally:
+            for soak in soaks:
+                counts.add_all(soak.counts)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.soak", description=__doc__)
     parser.add_argument("--cuts", type=int, default=100, help="how many (default: 100)")
     parser.add_argument("--seed", type=int, help="of the load and the moments (default: random)")
+    parser.add_argument("--hosts", type=int, default=HOSTS, help=f"at a time (default: {HOSTS})")
     given = parser.parse_args(arguments)
     seed = given.seed if given.seed is not None else random.SystemRandom().randrange(1 << 32)
     counts = Counts()
@@ -272,16 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{given.cuts} power cuts, seed {seed}; end with Ctrl-C", flush=True)
     started = time.monotonic()
     try:
-        with Lab(FOLDER.absolute(), [spec(), Spec("a")]) as lab:
-            storage = StorageHost(lab["storage"])
-            initiator = Initiator(lab["a"])
-            initiator.start()
-            storage.prepare_disks()
-            storage.install()
-            storage.start()
-            soak = Soak(storage, initiator, seed, lambda line: print(line, flush=True))
-            counts = soak.counts
-            soak.run(given.cuts)
+        run(given.cuts, seed, lambda line: print(line, flush=True), counts, given.hosts)
     except (KeyboardInterrupt, SystemExit):
         # The lab makes the second of SIGTERM.
         status = 130

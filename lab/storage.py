@@ -28,6 +28,7 @@ RELEASED_PREFIX = "released-"
 GIBIBYTE = 1 << 30
 MEBIBYTE = 1 << 20
 HEALTHY_SECONDS = 30.0
+START_SECONDS_MAX = 120.0
 CONFIGURATION_PATH = "/etc/targetd/targetd.toml"
 CONFIGURATION = """\
 listen = "0.0.0.0:{port}"
@@ -176,7 +177,9 @@ class StorageHost:
 
     def start(self) -> None:
         """Raises LabError with the daemon's own words when it does not start."""
-        done = self.node.run(["systemctl", "start", "targetd"], check=False)
+        done = self.node.run(
+            ["systemctl", "start", "targetd"], check=False, timeout_seconds=START_SECONDS_MAX
+        )
         if done.status:
             raise LabError(f"targetd did not start: {done.stderr}{self.journal()}")
 

@@ -116,9 +116,10 @@ class Copies:
         def finish() -> None:
             failpoint("copy-filled")
             filled = self._lvm.finish_copy(self._catalog.volume(volume.volume_id))
-            self._catalog.put_volume(filled)
             failpoint("copy-finished")
+            # Who sees the volume AVAILABLE may do with its source what he likes.
             self.let_go(volume.volume_id)
+            self._catalog.put_volume(filled)
 
         return finish
 

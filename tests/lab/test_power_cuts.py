@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lab.soak import Soak
-from tests.hosts import Host, LabBacking
+from lab import soak
+from lab.soak import Counts
 
 pytestmark = pytest.mark.lab
 
@@ -15,15 +15,9 @@ ACKNOWLEDGED_MAX = 25
 ACKNOWLEDGED_MIN = 100
 
 
-def test_power_cuts_at_random_moments(lab_host: Host, lab_backing: LabBacking) -> None:
-    soak = Soak(
-        lab_backing.storage,
-        lab_backing.initiators["a"],
-        SEED,
-        print,
-        acknowledged_max=ACKNOWLEDGED_MAX,
-    )
-    counts = soak.run(CUTS)
+def test_power_cuts_at_random_moments() -> None:
+    counts = Counts()
+    soak.run(CUTS, SEED, print, counts, acknowledged_max=ACKNOWLEDGED_MAX)
     print(counts.table())
     assert (counts.losses, counts.leaks, counts.orphans) == (0, 0, 0), counts.problems
     assert counts.cuts == CUTS
@@ -31,3 +25,6 @@ def test_power_cuts_at_random_moments(lab_host: Host, lab_backing: LabBacking) -
     # Otherwise every cut found the host at rest.
     assert counts.done + counts.undone >= CUTS
     assert counts.logins > 0
+    # The load was a mixed one.
+    kinds = " ".join(counts.kinds)
+    assert all(kind in kinds for kind in ("create", "snapshot", "connect", "write")), kinds

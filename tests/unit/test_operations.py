@@ -6,13 +6,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import grpc
 import pytest
 
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
 from targetd.changes import Changes
-from targetd.engines.interface import EngineError
+from targetd.engines.interface import EngineError, Origin, RetiredVolume
+from targetd.engines.simulated import SimulatedLvm
 from targetd.errors import NotFound
 from targetd.model import Operation, OperationKind, OperationState
 from targetd.operations import STEP_BYTES, Operations, Work
@@ -84,6 +86,25 @@ def test_a_snapshot_stays_while_it_is_copied(slow_host: Host) -> None:
     with refused_with(grpc.StatusCode.FAILED_PRECONDITION) as caught:
         slow_host.volumes.DeleteSnapshot(volume_pb2.DeleteSnapshotRequest(snapshot_id=snapshot_id))
     assert volume_id in str(caught[0].details())
+
+
+def test_a_volume_is_available_when_its_source_is_free(
+    slow_host: Host, simulated_backing: SimulatedBacking
+) -> None:
+    lvm = simulated_backing.lvm
+    origin, volume_id = _copying(slow_host)
+    asked = volume_pb2.GetVolumeRequest(volume_id=volume_id)
+    states = []
+
+    def retire(held: Origin, operation_id: str) -> RetiredVolume:
+        states.append(slow_host.volumes.GetVolume(asked).state)
+        return SimulatedLvm.retire(lvm, held, operation_id)
+
+    with patch.object(lvm, "retire", retire):
+        lvm.may_step.set()
+        slow_host.wait_available(volume_id)
+    assert states == [volume_pb2.VOLUME_STATE_COPYING]
+    slow_host.volumes.DeleteVolume(volume_pb2.DeleteVolumeRequest(volume_id=origin))
 
 
 def test_deleting_a_volume_ends_its_copy(
