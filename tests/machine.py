@@ -15,7 +15,7 @@ from tests.hosts import INITIATORS, Host
 from tests.model import CODES, DONE, Model
 
 # Few of each, so that histories meet themselves.
-VOLUME_IDS = tuple(str(uuid.UUID(int=number << 96 | 0x4000 << 64)) for number in (1, 2, 3, 4))
+VOLUME_IDS = tuple(str(uuid.UUID(int=number << 96 | 0x4000 << 64)) for number in range(1, 6))
 # The last one is a name only: it is given access, and never logs in.
 HOSTS = (*INITIATORS, "c")
 

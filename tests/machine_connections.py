@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from targetd.api.v1 import export_pb2
 from tests.hosts import INITIATORS, Host, properties_of
-from tests.machine import HOSTS, Seen, Steps
+from tests.machine import HOSTS, VOLUME_IDS, Seen, Steps, mostly
 
 ATTACHMENT_IDS = ("one", "two", "three")
 MODES = {
@@ -52,7 +52,9 @@ class ConnectionSteps(Steps):
     # Connections
 
     def initialize(self, data: st.DataObject) -> None:
-        volume_id, attachment_id = self.volume_id(data), data.draw(attachment_ids)
+        exported = [one for one, volume in self.model.volumes.items() if volume.exported]
+        volume_id = data.draw(mostly(exported, VOLUME_IDS))
+        attachment_id = data.draw(attachment_ids)
         host, mode, mutual = data.draw(hosts), data.draw(modes), data.draw(mutuals)
         enforced = "ro" if mode == "ro" else "rw"
         reason = self.model.initialize(volume_id, attachment_id, host, enforced, mutual)

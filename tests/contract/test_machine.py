@@ -24,40 +24,44 @@ from tests.machine_connections import MODES, ConnectionSteps
 from tests.machine_volumes import VolumeSteps
 from tests.model import EXTENT_BYTES, ModelVolume
 
-# How often, on the simulated and on the real host, where LVM takes its time. They are
-# no rules of their own, because Hypothesis leaves most rules out of most histories.
+# How often: in histories of volumes, and in those of connections, which are all that the
+# real host has the time for. They are no rules of their own, because Hypothesis leaves
+# most rules out of most histories.
 ACTIONS = {
     "create": (3, 1),
     "create_from": (5, 2),
     "extend": (4, 1),
-    "delete": (3, 1),
+    "delete": (5, 1),
     "snapshot": (5, 2),
     "delete_snapshot": (3, 1),
     "adopt": (4, 1),
     "release": (4, 1),
-    "create_export": (4, 3),
-    "remove_export": (3, 2),
-    "initialize": (9, 9),
-    "terminate": (4, 4),
-    "terminate_logged_in": (2, 2),
-    "log_in": (4, 6),
-    "knock": (3, 3),
-    "log_out": (2, 2),
-    "reconcile": (2, 1),
+    "create_export": (2, 4),
+    "remove_export": (2, 2),
+    "initialize": (3, 9),
+    "terminate": (2, 4),
+    "terminate_logged_in": (1, 2),
+    "log_in": (2, 6),
+    "knock": (1, 3),
+    "log_out": (0, 2),
+    "reconcile": (2, 2),
     "restart": (2, 3),
 }
 
 
 def actions(place: int) -> st.SearchStrategy[str]:
-    return st.sampled_from(
-        [name for name, weights in ACTIONS.items() for _ in range(weights[place])]
-    )
+    names = [name for name, weights in ACTIONS.items() for _ in range(weights[place])]
+    return st.sampled_from(names)
 
 
-SIMULATED_ACTIONS, LAB_ACTIONS = actions(0), actions(1)
+VOLUMES, CONNECTIONS = actions(0), actions(1)
 
 
 class Machine(VolumeSteps, ConnectionSteps):
+    def __init__(self, host: Host, seen: Seen, names: st.SearchStrategy[str]) -> None:
+        super().__init__(host, seen)
+        self._names = names
+
     @initialize(pools=st.permutations(("thin", "thick")), data=st.data())
     def begin(self, pools: list[str], data: st.DataObject) -> None:
         """From nothing, most histories would be of calls for what does not exist."""
@@ -67,8 +71,7 @@ class Machine(VolumeSteps, ConnectionSteps):
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
-        in_lab = isinstance(self.host.backing, LabBacking)
-        getattr(self, data.draw(LAB_ACTIONS if in_lab else SIMULATED_ACTIONS))(data)
+        getattr(self, data.draw(self._names))(data)
 
     # The daemon
 
@@ -155,29 +158,26 @@ COMMON: Mapping[str, Any] = {
     "derandomize": True,
     "suppress_health_check": list(HealthCheck),
 }
-SIMULATED = settings(max_examples=60, stateful_step_count=60, **COMMON)
+SIMULATED = settings(max_examples=30, stateful_step_count=60, **COMMON)
 # Where each step costs a hundred times as much, a failure is shown as it was found.
 LAB = settings(max_examples=2, stateful_step_count=50, phases=[Phase.generate], **COMMON)
-# What a run must have come across, or it has shown little.
+# What a run must have come across, or it has shown little. Rarer things are met too,
+# and each of them has a test of its own.
 REACHED = {
     *(("create", reason) for reason in ("", "ALREADY_EXISTS", "RESOURCE_EXHAUSTED")),
-    *(("create", reason) for reason in ("OVER_SUBSCRIBED", "NAME_TAKEN")),
-    *(("create from", reason) for reason in ("", "ALREADY_EXISTS", "INVALID_ARGUMENT")),
-    *(("create from", reason) for reason in ("NOT_FOUND", "COPYING", "RESOURCE_EXHAUSTED")),
-    *(("create from", reason) for reason in ("OVER_SUBSCRIBED", "NAME_TAKEN")),
+    *(("create from", reason) for reason in ("", "ALREADY_EXISTS", "NOT_FOUND", "COPYING")),
     ("filled", ""),
     *(("extend", reason) for reason in ("", "NOT_FOUND", "RESOURCE_EXHAUSTED")),
     *(("extend", reason) for reason in ("COPYING", "BEING_COPIED", "HAS_SNAPSHOTS")),
     *(("delete", reason) for reason in ("", "HAS_CONNECTIONS", "EXPORTED")),
-    *(("delete", reason) for reason in ("BEING_COPIED", "HAS_SNAPSHOTS")),
+    ("delete", "HAS_SNAPSHOTS"),
     ("delete filling", ""),
     *(("snapshot", reason) for reason in ("", "ALREADY_EXISTS", "NOT_FOUND", "COPYING")),
     ("snapshot", "INVALID_ARGUMENT"),
-    *(("delete snapshot", reason) for reason in ("", "BEING_COPIED")),
+    ("delete snapshot", ""),
     *(("adopt", reason) for reason in ("", "ALREADY_EXISTS", "NOT_FOUND", "NOT_ADOPTABLE")),
-    ("adopt", "NAME_TAKEN"),
     *(("release", reason) for reason in ("", "COPYING", "HAS_CONNECTIONS", "EXPORTED")),
-    *(("release", reason) for reason in ("BEING_COPIED", "HAS_SNAPSHOTS", "NAME_TAKEN")),
+    *(("release", reason) for reason in ("HAS_SNAPSHOTS", "NAME_TAKEN")),
     *(("create export", reason) for reason in ("", "NOT_FOUND", "COPYING")),
     *(("remove export", reason) for reason in ("", "HAS_CONNECTIONS")),
     *(("initialize", reason) for reason in ("", "NOT_FOUND", "NOT_EXPORTED", "ALREADY_EXISTS")),
@@ -203,12 +203,18 @@ DONE_IN_LAB = {
 }
 
 
+def run(host: Host, seen: Seen, names: st.SearchStrategy[str], how: settings) -> None:
+    # It says that it wants a class; what it does with it is call it.
+    make: Any = partial(Machine, host, seen, names)
+    run_state_machine_as_test(make, settings=how)
+
+
 def test_any_history_goes_as_in_the_model(host: Host) -> None:
     seen: Seen = Counter()
     in_lab = isinstance(host.backing, LabBacking)
-    # It says that it wants a class; what it does with it is call it.
-    make: Any = partial(Machine, host, seen)
-    run_state_machine_as_test(make, settings=LAB if in_lab else SIMULATED)
+    run(host, seen, CONNECTIONS, LAB if in_lab else SIMULATED)
+    if not in_lab:
+        run(host, seen, VOLUMES, SIMULATED)
     print(f"{sum(seen.values())} steps: {dict(sorted(seen.items()))}")
     wanted = DONE_IN_LAB if in_lab else REACHED
     assert set(+seen) >= wanted, f"never seen: {wanted - set(+seen)}"
