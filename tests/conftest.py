@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -42,10 +43,12 @@ def lab_backing() -> Iterator[LabBacking]:
 
 
 @pytest.fixture
-def simulated_backing(tmp_path: Path) -> Iterator[SimulatedBacking]:
-    backing = SimulatedBacking(tmp_path)
-    yield backing
-    backing.close()
+def simulated_backing() -> Iterator[SimulatedBacking]:
+    # In memory: what is tested here is not durability, and each change is flushed.
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        backing = SimulatedBacking(Path(folder))
+        yield backing
+        backing.close()
 
 
 @pytest.fixture(params=["simulated", pytest.param("lab", marks=pytest.mark.lab)])

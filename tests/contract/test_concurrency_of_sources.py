@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
@@ -92,10 +93,14 @@ def test_delete_of_a_volume_being_filled(
     seen = Counter[str]()
     for number in rounds(host):
         volume_id = new_id()
+        if isinstance(host.backing, SimulatedBacking):
+            # There the copy would be over before anything else could be asked for.
+            host.backing.lvm.may_step.clear()
+            threading.Timer(0.01, host.backing.lvm.may_step.set).start()
         reason, made = caller.create(volume_id, SIZE, "thick", **source)
         assert reason == ""
-        # Before the copy has begun, at its end, or after it.
-        threading.Event().wait(number * 0.001)
+        # While the copy goes on, at its end, or after it.
+        time.sleep(number * 0.001)
         assert caller.delete(volume_id)[0] == ""
         request = host_pb2.GetOperationRequest(operation_id=made.operation_id)
         state = host.hosts.GetOperation(request).state
@@ -167,6 +172,35 @@ def test_extend_against_snapshot(host: Host, caller: Caller, pool: str) -> None:
         seen[grown, made] += 1
         host.remove_everything()
     print(dict(seen))
+
+
+def test_a_copy_keeps_its_source_and_its_volume(simulated_backing: SimulatedBacking) -> None:
+    host = Host(simulated_backing)
+    caller, origin = Caller(host), host.create("thick", SIZE)
+    snapshot_id, filled, other = host.snapshot(origin), new_id(), new_id()
+    simulated_backing.lvm.may_step.clear()
+    assert caller.create(filled, SIZE, "thick", source_volume_id=origin)[0] == ""
+    assert caller.create(other, SIZE, "thick", source_snapshot_id=snapshot_id)[0] == ""
+    for restarted in (False, True):
+        if restarted:
+            simulated_backing.restart()
+        for call in (caller.delete, caller.release, partial(caller.extend, size_bytes=2 * SIZE)):
+            assert call(origin)[0] == "BEING_COPIED"
+        assert caller.delete_snapshot(snapshot_id)[0] == "BEING_COPIED"
+        for refused in (
+            caller.export(filled),
+            caller.release(filled),
+            caller.extend(filled, 2 * SIZE),
+            caller.snapshot(new_id(), filled),
+            caller.create(new_id(), SIZE, source_volume_id=filled),
+        ):
+            assert refused[0] == "COPYING"
+    simulated_backing.lvm.may_step.set()
+    wait_for_copies(host)
+    assert caller.delete_snapshot(snapshot_id)[0] == ""
+    assert caller.delete(origin)[0] == ""
+    assert set(check_agreement(host).volumes) == {filled, other}
+    host.close()
 
 
 def test_a_reconcile_lets_a_volume_be_made(
