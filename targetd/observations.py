@@ -77,8 +77,8 @@ class Observations:
         """Its access has gone, and what was seen of it with it."""
         self._seen.pop((volume_id, initiator), None)
 
-    def now(self, connection: Connection) -> Observation:
-        """Look, and remember.
+    def now(self, connection: Connection, at: datetime | None = None) -> Observation:
+        """Look, and remember, as seen ``at`` that time, or else now.
 
         Not while the connection is being revoked: a removal that hangs in the
         kernel would hold the reader too.
@@ -86,14 +86,14 @@ class Observations:
         if connection.state is ConnectionState.REVOKING:
             return self.last(connection)
         key = (connection.volume_id, connection.initiator)
-        before, seen = self._seen.get(key, NEVER), self._look(connection)
+        before, seen = self._seen.get(key, NEVER), self._look(connection, at)
         self._seen[key] = seen
         if (before.session, before.authorized) != (seen.session, seen.authorized):
             self._changes.publish(Kind.CONNECTION, connection.volume_id, connection.attachment_id)
         return seen
 
-    def _look(self, connection: Connection) -> Observation:
-        iqn, now = self._iqn(connection.volume_id), datetime.now(UTC)
+    def _look(self, connection: Connection, at: datetime | None) -> Observation:
+        iqn, now = self._iqn(connection.volume_id), at or datetime.now(UTC)
         before = self.last(connection)
         session = self._lio.session(iqn, connection.initiator)
         if session is None:
@@ -117,12 +117,12 @@ class Observations:
             self._changes.publish(Kind.EXPORT, volume_id)
         return count
 
-    def sessions(self, volume_id: str) -> list[Session]:
+    def sessions(self, volume_id: str, at: datetime | None = None) -> list[Session]:
         """Of the volume's target now, those without attachment included."""
         iqn = self._iqn(volume_id)
         connections = self._catalog.connections(volume_id)
         known = {c.initiator: c for c in connections}
-        found = [self.now(connection).session for connection in known.values()]
+        found = [self.now(connection, at).session for connection in known.values()]
         sessions = [session for session in found if session is not None]
         # Listing the ACLs hangs while a removal among them hangs in the kernel, so
         # it is done only for sessions that nothing else explains.
@@ -149,15 +149,17 @@ class Observations:
         """One pass over all exports, with pauses for those who wait for the processor."""
         volume_ids = [export.volume_id for export in self._catalog.exports()]
         for start in range(0, len(volume_ids), SLICE):
+            # One time for all of a slice, which takes a fraction of a second.
+            at = datetime.now(UTC)
             for volume_id in volume_ids[start : start + SLICE]:
-                self._look_at_export(volume_id)
+                self._look_at_export(volume_id, at)
             if self._stopping.wait(SLICE_PAUSE_SECONDS):
                 return
         self._forget_gone()
 
-    def _look_at_export(self, volume_id: str) -> None:
+    def _look_at_export(self, volume_id: str, at: datetime) -> None:
         known = {c.initiator for c in self._catalog.connections(volume_id)}
-        strangers = [s for s in self.sessions(volume_id) if s.initiator not in known]
+        strangers = [s for s in self.sessions(volume_id, at) if s.initiator not in known]
         for session in strangers:
             key = (volume_id, session.initiator)
             # Granted since the look began, or an alarm.
