@@ -7,6 +7,7 @@ name deserves a line in ``Palette.good``.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,8 @@ SERVICES = (
     export_pb2.DESCRIPTOR.services_by_name["ExportService"],
     host_pb2.DESCRIPTOR.services_by_name["HostService"],
 )
+OPERATION_ID = re.compile(rb"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9a-f]{12}")
+OPERATION_IDS = 8
 # A shell that saw one of these would leave the file; a log that took a line from
 # outside would have one that begins with the word.
 CANARY = "/run/targetd-fuzz-canary"
@@ -114,6 +117,10 @@ class Call:
     known: bool = True
     readable: bool = True
 
+    @property
+    def name(self) -> str:
+        return self.method.rpartition("/")[2]
+
 
 @dataclass
 class Palette:
@@ -123,16 +130,19 @@ class Palette:
     attachment_ids: Sequence[str]
     initiators: Sequence[str]
     pools: Sequence[str]
+    # The newest that answers named.
+    operation_ids: list[str] = field(init=False)
     good: Mapping[str, Sequence[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
         uuids = (*self.volume_ids, "00000000-0000-4000-8000-000000000000")
+        self.operation_ids = [f"{self.volume_ids[0]}-0123456789ab"] * OPERATION_IDS
         self.good = {
             "volume_id": uuids,
             "snapshot_id": uuids,
             # Mostly none, or hardly any volume would come to be.
-            "source_snapshot_id": ("",) * 60 + uuids,
-            "source_volume_id": ("",) * 60 + uuids,
+            "source_snapshot_id": ("",) * 30 + uuids,
+            "source_volume_id": ("",) * 30 + uuids,
             "attachment_id": self.attachment_ids,
             "pool": self.pools,
             "initiator": (*self.initiators, *(one.upper() for one in self.initiators)),
@@ -145,22 +155,32 @@ class Palette:
             "page_size": (0, 1, 1000),
             "size_bytes": (1, 4 << 20, 4 << 20, 8 << 20, 1 << 50),
             "reserve_bytes": (0, 4 << 20),
-            "operation_id": (f"{self.volume_ids[0]}-0123456789ab",),
-            "lv_name": ("", "mine", f"volume-{self.volume_ids[0]}"),
+            "operation_id": self.operation_ids,
+            "lv_name": ("", "mine", "mine", *(f"volume-{one}" for one in self.volume_ids)),
         }
 
 
 class Fuzzer:
-    """An endless stream of calls; the same seed gives the same calls."""
+    """An endless stream of calls; the same seed gives the same calls, but for the ids
+    of operations, which only answers tell."""
 
     def __init__(self, palette: Palette, seed: int) -> None:
         self._palette = palette
         self._random = random.Random(seed)
-        self._methods = [method for service in SERVICES for method in service.methods]
+        methods = [method for service in SERVICES for method in service.methods]
+        # A stream goes on for a while, and hears of all that the others do.
+        self._methods = [one for one in methods for _ in range(1 if one.server_streaming else 8)]
 
     def calls(self) -> Iterator[Call]:
         while True:
             yield self._call()
+
+    def hear(self, answer: bytes) -> None:
+        """Learn the ids of operations, always so many."""
+        for found in OPERATION_ID.findall(answer):
+            known = self._palette.operation_ids
+            known.append(found.decode())
+            del known[0]
 
     def _call(self) -> Call:
         chance = self._random

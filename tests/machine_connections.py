@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from hypothesis import strategies as st
-
 from targetd.api.v1 import export_pb2
 from tests.hosts import INITIATORS, Host, properties_of
-from tests.machine import HOSTS, VOLUME_IDS, Seen, Steps, mostly
+from tests.machine import HOSTS, VOLUME_IDS, Chance, Seen, Steps, mostly
 
 ATTACHMENT_IDS = ("one", "two", "three")
 MODES = {
@@ -18,16 +16,14 @@ MODES = {
     "ro": export_pb2.ACCESS_MODE_RO,
 }
 
-attachment_ids = st.sampled_from(ATTACHMENT_IDS)
-hosts = st.sampled_from(HOSTS)
 # Most callers want to write; as many readers as writers would seldom agree on a mode.
-modes = st.sampled_from(("rw", "rw", "rw", "unspecified", "ro"))
-mutuals = st.sampled_from((False, False, True))
+MODE_CHOICES = ("rw", "rw", "rw", "unspecified", "ro")
+MUTUAL_CHOICES = (False, False, True)
 
 
 class ConnectionSteps(Steps):
-    def __init__(self, host: Host, seen: Seen) -> None:
-        super().__init__(host, seen)
+    def __init__(self, host: Host, seen: Seen, holds_copies: bool) -> None:
+        super().__init__(host, seen, holds_copies)
         # What was ever handed out for a volume, with the host that it was for.
         self._given: defaultdict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
         # The secrets of each host that is attached, by (volume, host).
@@ -35,33 +31,37 @@ class ConnectionSteps(Steps):
 
     # Exports
 
-    def create_export(self, data: st.DataObject) -> None:
-        self.export(self.volume_id(data))
+    def create_export(self, chance: Chance) -> None:
+        self.export(self.volume_id(chance))
 
     def export(self, volume_id: str) -> None:
         reason = self.model.create_export(volume_id)
         request = export_pb2.CreateExportRequest(volume_id=volume_id)
         self.ask("create export", reason, self.host.exports.CreateExport, request)
 
-    def remove_export(self, data: st.DataObject) -> None:
-        volume_id = self.volume_id(data)
+    def remove_export(self, chance: Chance) -> None:
+        volume_id = self.volume_id(chance)
         reason = self.model.remove_export(volume_id)
         request = export_pb2.RemoveExportRequest(volume_id=volume_id)
         self.ask("remove export", reason, self.host.exports.RemoveExport, request)
 
     # Connections
 
-    def initialize(self, data: st.DataObject) -> None:
+    def initialize(self, chance: Chance) -> None:
         exported = [one for one, volume in self.model.volumes.items() if volume.exported]
-        volume_id = data.draw(mostly(exported, VOLUME_IDS))
-        attachment_id = data.draw(attachment_ids)
-        host, mode, mutual = data.draw(hosts), data.draw(modes), data.draw(mutuals)
+        volume_id = chance.pick(mostly(exported, VOLUME_IDS))
+        attachment_id = chance.pick(ATTACHMENT_IDS)
+        host, mode, mutual = (
+            chance.pick(HOSTS),
+            chance.pick(MODE_CHOICES),
+            chance.pick(MUTUAL_CHOICES),
+        )
         enforced = "ro" if mode == "ro" else "rw"
         reason = self.model.initialize(volume_id, attachment_id, host, enforced, mutual)
         request = export_pb2.InitializeConnectionRequest(
             volume_id=volume_id,
             attachment_id=attachment_id,
-            connector=self._connector(host, data.draw(st.booleans())),
+            connector=self._connector(host, chance.pick((False, True))),
             access_mode=MODES[mode],
             mutual_chap=mutual,
         )
@@ -89,24 +89,24 @@ class ConnectionSteps(Steps):
         name = self.initiator(host)
         return export_pb2.Connector(initiator=name.upper() if in_capitals else name, host=host)
 
-    def terminate(self, data: st.DataObject) -> None:
+    def terminate(self, chance: Chance) -> None:
         """One attachment, all of a host, or all."""
-        whose = data.draw(st.one_of(attachment_ids, hosts, st.just("all")))
-        self._terminate(data, self.volume_id(data), whose)
+        whose = chance.pick((*ATTACHMENT_IDS, *HOSTS, "all"))
+        self._terminate(chance, self.volume_id(chance), whose)
 
-    def terminate_logged_in(self, data: st.DataObject) -> None:
+    def terminate_logged_in(self, chance: Chance) -> None:
         if self.inside():
-            self._terminate(data, *data.draw(st.sampled_from(self.inside())))
+            self._terminate(chance, *chance.pick(self.inside()))
 
-    def _terminate(self, data: st.DataObject, volume_id: str, whose: str) -> None:
+    def _terminate(self, chance: Chance, volume_id: str, whose: str) -> None:
         going = {whose}
         request = export_pb2.TerminateConnectionRequest(
-            volume_id=volume_id, refuse_if_logged_in=data.draw(st.booleans())
+            volume_id=volume_id, refuse_if_logged_in=chance.pick((False, True))
         )
         if whose in ATTACHMENT_IDS:
             request.attachment_id = whose
         elif whose in HOSTS:
-            request.connector.CopyFrom(self._connector(whose, data.draw(st.booleans())))
+            request.connector.CopyFrom(self._connector(whose, chance.pick((False, True))))
             going = self.model.of_host(volume_id, whose)
         else:
             request.force = True
@@ -134,7 +134,7 @@ class ConnectionSteps(Steps):
 
     # Sessions
 
-    def log_in(self, data: st.DataObject) -> None:
+    def log_in(self, chance: Chance) -> None:
         outside = [
             (volume_id, host)
             for volume_id, volume in sorted(self.model.volumes.items())
@@ -143,14 +143,14 @@ class ConnectionSteps(Steps):
         ]
         if not outside:
             return
-        volume_id, host = data.draw(st.sampled_from(outside))
+        volume_id, host = chance.pick(outside)
         secrets = self._secrets[volume_id, host]
         (given,) = [one for _, one in self._given[volume_id] if secrets_of(one) == secrets]
         assert self.host.backing.log_in(host, given)
         self.model.volumes[volume_id].sessions.add(host)
         self.seen["log in", ""] += 1
 
-    def knock(self, data: st.DataObject) -> None:
+    def knock(self, chance: Chance) -> None:
         """With what another host was given, or the same host before it was detached."""
         wrong = [
             (host, whose, given)
@@ -164,14 +164,14 @@ class ConnectionSteps(Steps):
         ]
         if not wrong:
             return
-        host, whose, given = data.draw(st.sampled_from(wrong))
+        host, whose, given = chance.pick(wrong)
         assert not self.host.backing.log_in(host, given)
         self.seen["knock", "of old" if host == whose else "of another"] += 1
 
-    def log_out(self, data: st.DataObject) -> None:
+    def log_out(self, chance: Chance) -> None:
         if not self.inside():
             return
-        volume_id, host = data.draw(st.sampled_from(self.inside()))
+        volume_id, host = chance.pick(self.inside())
         self.drop(volume_id, host)
         self.model.volumes[volume_id].sessions.remove(host)
         self.seen["log out", ""] += 1

@@ -100,10 +100,8 @@ def test_names_that_are_taken_are_refused(host: Host) -> None:
     for name in (taken, f"volume-{third}"):
         release = volume_pb2.ReleaseVolumeRequest(volume_id=other, lv_name=name)
         _refused_as_taken(partial(host.volumes.ReleaseVolume, release), name)
-    found = listing(host)
-    assert set(found.volumes) == {other, third}
     host.backing.restart()
-    assert listing(host) == found
+    assert set(listing(host).volumes) == {other, third}
     assert host.backing.volumes() == {taken, "data", f"volume-{other}", f"volume-{third}"}
     for name in (taken, "data"):
         host.backing.remove_foreign(name)
