@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from targetd.engines import blocks, lvm_command
 from targetd.engines.interface import (
@@ -179,7 +178,7 @@ class Lvm:
         with self._changing(pool, needed, snapshot.lv_name):
             lvm_command.run("lvcreate", *argv, *add_tags(snapshot_tags(snapshot)), _path(origin))
             failpoint("lvm-snapshot-unsynced")
-        made = replace(snapshot, size_bytes=origin.size_bytes, create_time=datetime.now(UTC))
+        made = replace(snapshot, size_bytes=origin.size_bytes)
         if not needed:
             return made
         try:

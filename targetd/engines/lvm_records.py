@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from targetd.engines.interface import Inventory, RetiredVolume
 from targetd.engines.lvm_command import Row
@@ -26,6 +26,10 @@ FROM = {
 }
 COPYING = "targetd.copying."
 WAS = "targetd.was."
+# When we say that it was made, in microseconds: LVM's own time is a little later.
+AT = "targetd.at."
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 
 VOLUME = "volume-"
 SNAPSHOT = "snap-"
@@ -46,11 +50,14 @@ def volume_tags(volume: Volume) -> list[str]:
         tags.append(COPYING + volume.copy_id)
     if volume.adopted_name:
         tags.append(WAS + volume.adopted_name)
+    else:
+        tags.append(_at(volume.create_time))
     return tags
 
 
 def snapshot_tags(snapshot: Snapshot) -> list[str]:
-    return [OUR_TAG, OF + snapshot.volume_id, f"{RESERVE}{snapshot.reserve_bytes}"]
+    reserve = f"{RESERVE}{snapshot.reserve_bytes}"
+    return [OUR_TAG, OF + snapshot.volume_id, reserve, _at(snapshot.create_time)]
 
 
 def add_tags(tags: Iterable[str]) -> list[str]:
@@ -136,7 +143,13 @@ def _with_space(snapshot: Snapshot, row: Row) -> Snapshot:
     )
 
 
+def _at(time: datetime) -> str:
+    return f"{AT}{(time - EPOCH) // MICROSECOND}"
+
+
 def create_time(row: Row) -> datetime:
+    if at := _tagged(row, AT):
+        return EPOCH + int(at) * MICROSECOND
     return datetime.fromtimestamp(int(row["lv_time"]), UTC)
 
 

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
 import pytest
 
 from targetd.engines import process
 from targetd.engines.lio import parse_session
+from targetd.engines.lvm_records import read_inventory, volume_tags
 from targetd.engines.process import ProcessFailed
+from targetd.model import PoolConfig, Source, SourceKind, Volume
 
 INFO = """\
 InitiatorName: iqn.2026-01.org.example:a
@@ -50,3 +55,33 @@ def test_a_late_program_is_ended() -> None:
 
 def test_much_output_does_not_block() -> None:
     assert len(process.run(["head", "-c", "3000000", "/dev/zero"]).stdout) == 3_000_000
+
+
+def test_what_lvm_remembers_comes_back_as_it_was() -> None:
+    pool = PoolConfig("thick", "storage")
+    volume = Volume(
+        volume_id="3f2504e0-4f89-41d3-9a0c-0305e82c3301",
+        pool=pool,
+        size_bytes=4 << 20,
+        multi_attach=True,
+        create_time=datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
+        source=Source(SourceKind.SNAPSHOT, "9b2504e0-4f89-41d3-9a0c-0305e82c3301"),
+        copy_id="3f2504e0-4f89-41d3-9a0c-0305e82c3301-0123456789ab",
+    )
+    adopted = replace(volume, source=None, copy_id="", adopted_name="data")
+    for one in (volume, adopted):
+        row = {
+            "vg_name": "storage",
+            "lv_name": one.lv_name,
+            "lv_size": str(4 << 20),
+            "lv_tags": ",".join(["somebodys", *volume_tags(one)]),
+            "pool_lv": "",
+            "lv_time": "1767323045",
+            "lv_attr": "-wi-a-----",
+            "origin": "",
+            "origin_size": "",
+            "data_percent": "",
+        }
+        (found,) = read_inventory([row], [pool]).volumes
+        wanted = one.create_time if one is volume else datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        assert found == replace(one, create_time=wanted)
