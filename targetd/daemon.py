@@ -41,6 +41,8 @@ from targetd.workers import Deadline, VolumeWorkers
 log = logging.getLogger(__name__)
 
 STOP_GRACE_SECONDS = 10.0
+# A step of a wipe or a copy takes a fraction of a second, unless its device hangs.
+OPERATION_GRACE_SECONDS = 5.0
 
 
 class Daemon:
@@ -140,8 +142,9 @@ class Daemon:
         self._devices.stop()
         self.observations.stop()
         self.reconciler.stop()
-        self.operations.stop()
         self.workers.wait_until_idle(STOP_GRACE_SECONDS)
+        # After the calls, which begin operations.
+        self.operations.stop(OPERATION_GRACE_SECONDS)
         self.state.close()
 
 

@@ -13,7 +13,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_all
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -45,7 +46,8 @@ class Work:
     # Given where to start and how far a step goes; yields what is done and on the disk.
     steps: Callable[[int, int], Iterator[int]]
     finish: Callable[[], None]
-    cancelled: threading.Event = field(default_factory=threading.Event)
+    # Its next step is its last: it was cancelled, or the daemon stops.
+    halted: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -64,6 +66,9 @@ class Operations:
         self._known: dict[str, Operation] = {}
         self._works: dict[str, Work] = {}
         self._stopping = threading.Event()
+        # The daemon has stopped without those that hang: they record nothing any more.
+        self._left_behind = threading.Event()
+        self._running: set[Future[None]] = set()
         self._threads = {
             kind: ThreadPoolExecutor(number, thread_name_prefix=str(kind))
             for kind, number in AT_ONCE.items()
@@ -89,7 +94,14 @@ class Operations:
         with self._lock:
             self._works[work.operation_id] = work
         self._put(operation)
-        self._threads[work.kind].submit(self._run, work, operation)
+        running = self._threads[work.kind].submit(self._run, work, operation)
+        with self._lock:
+            self._running.add(running)
+        running.add_done_callback(self._has_run)
+
+    def _has_run(self, running: Future[None]) -> None:
+        with self._lock:
+            self._running.discard(running)
 
     def _run(self, work: Work, operation: Operation) -> None:
         try:
@@ -101,6 +113,8 @@ class Operations:
         except Exception:
             log.exception("%s %s failed", work.kind, work.operation_id)
             ended = self._failed(work)
+        if self._left_behind.is_set():
+            return
         if ended.ended:
             with self._lock:
                 self._works.pop(work.operation_id, None)
@@ -121,10 +135,10 @@ class Operations:
         for done in work.steps(first_bytes, self._step_bytes()):
             operation = replace(operation, done_bytes=done)
             self._put(operation)
-            if work.cancelled.is_set():
-                return replace(operation, state=OperationState.CANCELLED)
             if self._stopping.is_set():
                 return operation
+            if work.halted.is_set():
+                return replace(operation, state=OperationState.CANCELLED)
             if time.monotonic() - recorded > RECORD_SECONDS:
                 self._record(operation)
                 recorded = time.monotonic()
@@ -142,7 +156,7 @@ class Operations:
         """Keep to the configured rate, from the beginning on."""
         if self._bytes_per_second:
             due = started + done_bytes / self._bytes_per_second
-            work.cancelled.wait(max(0.0, due - time.monotonic()))
+            work.halted.wait(max(0.0, due - time.monotonic()))
 
     def _put(self, operation: Operation) -> None:
         with self._lock:
@@ -177,7 +191,7 @@ class Operations:
             work = self._works.get(operation_id)
         if work is None:
             return True
-        work.cancelled.set()
+        work.halted.set()
         if not work.ended.wait(seconds):
             return False
         # A failed one ended by itself, and is not to be tried again.
@@ -227,8 +241,18 @@ class Operations:
             )
         return operation
 
-    def stop(self) -> None:
-        """Let go at the next step; the next start goes on from there."""
+    def stop(self, seconds: float) -> None:
+        """Let go at the next step; the next start goes on from there.
+
+        What hangs in its step for longer than ``seconds`` is left behind.
+        """
         self._stopping.set()
         for threads in self._threads.values():
             threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            running = set(self._running)
+            works = list(self._works.values())
+        for work in works:
+            work.halted.set()
+        wait_for_all(running, timeout=seconds)
+        self._left_behind.set()

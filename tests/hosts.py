@@ -28,7 +28,7 @@ from targetd.api.v1 import (
     volume_pb2_grpc,
 )
 from targetd.config import Config
-from targetd.daemon import Daemon
+from targetd.daemon import OPERATION_GRACE_SECONDS, Daemon
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
 from targetd.model import PoolConfig, WipePolicy
 
@@ -214,7 +214,10 @@ class SimulatedBacking:
         del self.lvm.foreign[f"storage/{lv_name}"]
 
     def restart(self) -> None:
-        self.daemon.stop()
+        # Steps that a test holds do not end before it lets them.
+        grace = OPERATION_GRACE_SECONDS if self.lvm.may_step.is_set() else 0.0
+        with patch.object(daemon, "OPERATION_GRACE_SECONDS", grace):
+            self.daemon.stop()
         self.daemon = self._started()
 
     def crash(self) -> None:

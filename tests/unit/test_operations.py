@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -192,7 +194,7 @@ def test_work_is_done_once_and_remembered(state: State) -> None:
     assert _ended(operations, OperationState.DONE).done_bytes == TOTAL
     assert (job.finished, job.steps) == (1, [STEP_BYTES] * 10)
     operations.retry_failed()
-    operations.stop()
+    operations.stop(5.0)
     again = Operations(state, Changes())
     again.load()
     assert _ended(again, OperationState.DONE).done_bytes == TOTAL
@@ -210,20 +212,20 @@ def test_what_failed_goes_on_from_where_it_came_to(state: State) -> None:
     operations.retry_failed()
     done = _ended(operations, OperationState.DONE)
     assert (done.error, job.starts, job.finished) == ("", [0, 4 * STEP_BYTES], 1)
-    operations.stop()
+    operations.stop(5.0)
 
 
 def test_a_restart_goes_on_from_the_record(state: State) -> None:
     operations, job = Operations(state, Changes()), Job(failures=1, fail_at=6 * STEP_BYTES)
     operations.begin(job.work())
     _ended(operations, OperationState.FAILED)
-    operations.stop()
+    operations.stop(5.0)
     again = Operations(state, Changes())
     again.load()
     again.begin(job.work())
     _ended(again, OperationState.DONE)
     assert job.starts == [0, 6 * STEP_BYTES]
-    again.stop()
+    again.stop(5.0)
 
 
 def test_records_that_nothing_explains_are_closed(state: State) -> None:
@@ -234,7 +236,7 @@ def test_records_that_nothing_explains_are_closed(state: State) -> None:
     again.load()
     again.end_unexplained()
     assert again.get("one").state is OperationState.DONE
-    again.stop()
+    again.stop(5.0)
 
 
 def test_a_throttle_makes_small_steps_and_keeps_the_rate(state: State) -> None:
@@ -247,7 +249,7 @@ def test_a_throttle_makes_small_steps_and_keeps_the_rate(state: State) -> None:
     # Never faster than the rate, whatever the machine does: all but the last step waits.
     assert took > 0.8 * (TOTAL - STEP_BYTES) / rate
     assert Operations(state, Changes(), 8 << 20)._step_bytes() == 2 << 20
-    operations.stop()
+    operations.stop(5.0)
 
 
 def test_cancelling_stops_at_the_next_step(state: State) -> None:
@@ -259,4 +261,38 @@ def test_cancelling_stops_at_the_next_step(state: State) -> None:
     assert operations.get("one").state is OperationState.CANCELLED
     assert job.finished == 0 and len(job.steps) < 10
     assert operations.cancel("one", 0.0), "again is fine"
-    operations.stop()
+    operations.stop(5.0)
+
+
+def test_a_stop_waits_for_the_step_and_records_it(state: State) -> None:
+    operations, job = Operations(state, Changes(), bytes_per_second=STEP_BYTES), Job()
+    operations.begin(job.work())
+    while not job.steps:
+        time.sleep(0.01)
+    operations.stop(5.0)
+    (recorded,) = state.operations()
+    assert recorded.state is OperationState.RUNNING, "the next start goes on with it"
+    assert recorded.done_bytes == sum(job.steps)
+    assert job.finished == 0 and len(job.steps) < 10
+
+
+def test_what_hangs_in_its_step_is_left_behind(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    operations, job = Operations(state, Changes()), Job()
+    begun, answers = threading.Event(), threading.Event()
+
+    def steps(start: int, step: int) -> Iterator[int]:
+        begun.set()
+        answers.wait()
+        yield TOTAL
+
+    operations.begin(replace(job.work(), steps=steps))
+    begun.wait()
+    operations.stop(0.0)
+    state.close()
+    answers.set()
+    for threads in operations._threads.values():
+        threads.shutdown()
+    assert job.finished == 0
+    assert not caplog.records, "it does not write to records that are closed"
