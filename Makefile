@@ -53,20 +53,24 @@ contract: $(VENV)/ready
 
 # Each part has labs of its own and waits for its nodes most of the time, so two at once.
 lab-test: packages $(VENV)/ready
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=line $(PARTS)
+	@$(MAKE) --no-print-directory --jobs=2 $(PARTS)
 
+# Both tell how far they are, in whole lines that say whose they are.
 $(PARTS): export PYTHONUNBUFFERED := 1
+$(PARTS): SHELL := bash
+$(PARTS): .SHELLFLAGS := -o pipefail -c
+TELL = 2>&1 | (trap '' INT; exec sed --unbuffered 's/^/$@: /')
 
 lab-contract:
-	$(PYTHON) -m pytest tests/contract -m lab --verbose
+	$(PYTHON) -m pytest tests/contract -m lab --verbose $(TELL)
 
 CRASHES := test_daemon.py test_power_cuts.py test_lost_writes.py
 
 lab-crashes:
-	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose
+	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose $(TELL)
 
 lab-others:
-	$(PYTHON) -m pytest tests/lab $(CRASHES:%=--ignore=tests/lab/%) -m lab --verbose
+	$(PYTHON) -m pytest tests/lab $(CRASHES:%=--ignore=tests/lab/%) -m lab --verbose $(TELL)
 
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)
