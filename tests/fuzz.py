@@ -165,7 +165,7 @@ class Fuzzer:
     of operations, which only answers tell."""
 
     def __init__(self, palette: Palette, seed: int) -> None:
-        self._palette = palette
+        self.palette = palette
         self._random = random.Random(seed)
         methods = [method for service in SERVICES for method in service.methods]
         # A stream goes on for a while, and hears of all that the others do.
@@ -178,7 +178,7 @@ class Fuzzer:
     def hear(self, answer: bytes) -> None:
         """Learn the ids of operations, always so many."""
         for found in OPERATION_ID.findall(answer):
-            known = self._palette.operation_ids
+            known = self.palette.operation_ids
             known.append(found.decode())
             del known[0]
 
@@ -244,13 +244,13 @@ class Fuzzer:
             return self._text(one.name, hostile)
         if one.type in (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64):
             wide = HOSTILE_LARGE_INTEGERS if one.type == FieldDescriptor.TYPE_INT64 else ()
-            good = self._palette.good.get(one.name, (0, 1))
+            good = self.palette.good.get(one.name, (0, 1))
             return chance.choice((*HOSTILE_INTEGERS, *wide)) if hostile else chance.choice(good)
         raise NotImplementedError(f"{one.full_name}: a type that no request had so far")
 
     def _text(self, name: str, hostile: bool) -> str:
         chance = self._random
-        good: str = chance.choice(self._palette.good.get(name, ("x",)))
+        good: str = chance.choice(self.palette.good.get(name, ("x",)))
         if not hostile:
             return good
         bad = chance.choice(HOSTILE_TEXTS)
