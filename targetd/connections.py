@@ -198,7 +198,7 @@ class Connections:
             ]
             if refuse_if_logged_in:
                 self._refuse_logged_in(volume_id, going)
-            deadline.check()
+                deadline.check()
             closed = self._revoke(volume_id, going) if going else False
             remaining = tuple(c.attachment_id for c in self._catalog.connections(volume_id))
             return Terminated(remaining, closed)

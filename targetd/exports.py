@@ -42,7 +42,6 @@ class Exports:
         def work() -> Export:
             volume = self._catalog.volume(volume_id)
             refuse_copying(volume)
-            deadline.check()
             existing = self._catalog.find_export(volume_id)
             if existing is None:
                 return self._create(volume)
@@ -111,7 +110,6 @@ class Exports:
                     volume_id=volume_id,
                     attachment_ids=",".join(attachments),
                 )
-            deadline.check()
             self._remove(volume_id)
 
         self._workers.run(volume_id, deadline, work)

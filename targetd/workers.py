@@ -40,7 +40,7 @@ class Deadline:
 
     def __init__(self, seconds: float, kept_by_caller: bool = False) -> None:
         self._end = time.monotonic() + seconds
-        self._cancelled = False
+        self._cancelled = seconds <= 0
         self.kept_by_caller = kept_by_caller
 
     def cancel(self) -> None:
@@ -56,7 +56,12 @@ class Deadline:
     def check(self) -> None:
         """Raises DeadlineExceeded once the caller does not wait any more."""
         if self.passed():
-            raise DeadlineExceeded("the deadline passed before anything was changed; try again")
+            raise _unchanged()
+
+    def check_caller(self) -> None:
+        """As ``check``, where no time has passed yet: the caller may have gone nevertheless."""
+        if self._cancelled:
+            raise _unchanged()
 
 
 class VolumeWorkers:
@@ -68,7 +73,7 @@ class VolumeWorkers:
         self._threads = _Threads()
 
     def run(self, volume_id: str, deadline: Deadline, work: Callable[[], Result]) -> Result:
-        """Do ``work`` in the volume's turn.
+        """Do ``work`` in the volume's turn, unless the deadline has passed by then.
 
         Raises what the work raises; Aborted when too much waits already;
         DeadlineExceeded when the work was not done in time: it may still end
@@ -98,6 +103,7 @@ class VolumeWorkers:
         with self._lock:
             waiting = self._waiting.get(volume_id)
             if waiting is None:
+                deadline.check_caller()
                 self._waiting[volume_id] = deque()
                 return
             if len(waiting) + 1 >= QUEUE_LENGTH_MAX:
@@ -132,6 +138,10 @@ class VolumeWorkers:
         """Returns whether all work ended in time."""
         with self._idle:
             return self._idle.wait_for(lambda: not self._waiting, timeout=seconds)
+
+
+def _unchanged() -> DeadlineExceeded:
+    return DeadlineExceeded("the deadline passed before anything was changed; try again")
 
 
 def _late(volume_id: str) -> DeadlineExceeded:

@@ -131,3 +131,17 @@ def test_a_cancelled_call_counts_as_gone() -> None:
     deadline.cancel()
     with pytest.raises(DeadlineExceeded):
         deadline.check()
+
+
+@pytest.mark.parametrize("kept_by_caller", [False, True])
+def test_nothing_is_begun_for_a_caller_that_has_gone(kept_by_caller: bool) -> None:
+    workers, begun = VolumeWorkers(), threading.Event()
+    for seconds in (0.0, 5.0):
+        deadline = Deadline(seconds, kept_by_caller)
+        deadline.cancel()
+        with pytest.raises(DeadlineExceeded):
+            workers.run("v", deadline, begun.set)
+    with pytest.raises(DeadlineExceeded):
+        workers.run("v", Deadline(0.0, kept_by_caller), begun.set)
+    assert workers.wait_until_idle(5.0)
+    assert not begun.is_set()
