@@ -102,4 +102,5 @@ def shown_name(name: str) -> str:
 
 def shown_peer(context: grpc.ServicerContext) -> str:
     """The address that the call came from, like ``ipv4:192.0.2.7:40312`` or ``unix:``."""
-    return unquote(context.peer())
+    peer = context.peer()
+    return unquote(peer) if "%" in peer else peer

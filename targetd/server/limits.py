@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 
 from targetd.errors import ResourceExhausted
 
@@ -61,13 +60,14 @@ class AtOnce:
         self.most = most
         self._what = what
         self._lock = threading.Lock()
-        self._under_way: Counter[str] = Counter()
+        self._under_way: dict[str, int] = {}
 
     def enter(self, identity: str) -> None:
         """Raises ResourceExhausted; to be followed by ``leave`` otherwise."""
         with self._lock:
-            if self._under_way[identity] < self.most:
-                self._under_way[identity] += 1
+            count = self._under_way.get(identity, 0)
+            if count < self.most:
+                self._under_way[identity] = count + 1
                 return
         raise ResourceExhausted(
             f"{identity} has {self.most} {self._what} under way; wait for one of them to end",
@@ -76,6 +76,6 @@ class AtOnce:
 
     def leave(self, identity: str) -> None:
         with self._lock:
-            self._under_way[identity] -= 1
-            if not self._under_way[identity]:
-                del self._under_way[identity]
+            count = self._under_way.pop(identity) - 1
+            if count:
+                self._under_way[identity] = count
