@@ -193,9 +193,8 @@ class SimulatedBacking:
         return daemon
 
     def endpoint_for(self, role: Role) -> Endpoint:
-        name = f"client-{role}"
-        tls_authority.issue_client(self.certificates, name, role, renew=True)
-        return Endpoint(f"127.0.0.1:{self.daemon.port}", tls_files(self.certificates, name))
+        files = client_files(self.certificates, f"client-{role}", role)
+        return Endpoint(f"127.0.0.1:{self.daemon.port}", files)
 
     def initiator(self, host: str) -> str:
         return f"iqn.2026-01.org.example.lab:{host}"
@@ -251,8 +250,13 @@ def tls_config(folder: Path, name: str = "server") -> TlsConfig:
     return TlsConfig(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
 
 
-def tls_files(folder: Path, name: str) -> TlsFiles:
-    return TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
+def client_files(folder: Path, name: str, role: Role) -> TlsFiles:
+    """A certificate by the authority in the folder, also one without any role."""
+    files = TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
+    certificate, key = tls_authority.open_authority(folder).client(name, role)
+    files.certificate.write_bytes(certificate)
+    files.key.write_bytes(key)
+    return files
 
 
 class LabBacking:
