@@ -182,6 +182,8 @@ class SimulatedBacking:
             **self.options,
         )
         self.endpoint = Endpoint(f"unix:{self._config.socket}")
+        self.socket = self._config.socket
+        self.calls_per_client = self._config.calls_per_client
         self._host = SimulatedHost()
         self.lvm = SimulatedLvm(POOLS, self._host, SIMULATED_POOL_BYTES)
         self.lio = self.lio_class(self._host)

@@ -9,6 +9,8 @@ from targetd.errors import ResourceExhausted
 # Made when they are needed. A device that hangs in the kernel holds the thread of
 # the call that met it, and for their deadlines those of the calls behind it.
 THREADS = 512
+# Of all clients, most of them waiting; each costs some kilobytes.
+CALLS_MAX = 16384
 # Each holds a thread for as long as it is watched.
 STREAMS_PER_CLIENT = 16
 # All requests are a few hundred bytes; more is a mistake or an attack.
@@ -43,6 +45,8 @@ OPTIONS = (
     ("grpc.max_connection_age_grace_ms", AGE_GRACE_SECONDS * 1000),
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
+    # A ping for another purpose that is not answered keeps the next one back.
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
     # Also between calls, and however long a watcher is told nothing.
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),

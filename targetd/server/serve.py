@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +25,8 @@ from targetd.server.exports import ExportService
 from targetd.server.gate import Gate
 from targetd.server.host import HostService
 from targetd.server.interceptor import CallInterceptor
-from targetd.server.limits import OPTIONS, THREADS
+from targetd.server.limits import CALLS_MAX, OPTIONS, THREADS
+from targetd.server.threads import CallThreads
 from targetd.server.tls import Certificates
 from targetd.server.volumes import VolumeService
 
@@ -50,10 +50,11 @@ class Server:
         self._certificates = Certificates(config.tls) if config.listen and config.tls else None
         # Of TCP; interesting where the configuration says port 0, which is any.
         self.port = 0
+        self._threads = CallThreads(THREADS, config.calls_per_client)
         self._grpc = grpc.server(
-            ThreadPoolExecutor(THREADS, thread_name_prefix="rpc"),
+            self._threads,
             interceptors=[CallInterceptor(self._gate)],
-            maximum_concurrent_rpcs=THREADS * 2,
+            maximum_concurrent_rpcs=CALLS_MAX,
             options=OPTIONS,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._grpc)
@@ -101,6 +102,7 @@ class Server:
         """
         old, self._config = self._config, config
         self._gate.configure(config)
+        self._threads.share = config.calls_per_client
         if self._certificates and config.tls:
             self._certificates.reload(config.tls)
         if (old.socket, old.listen, bool(old.tls)) != (
