@@ -16,8 +16,10 @@ STREAMS_PER_CLIENT = 16
 # All requests are a few hundred bytes; more is a mistake or an attack.
 RECEIVE_BYTES_MAX = 64 << 10
 HEADER_BYTES_MAX = 8 << 10
-# A client's library keeps further calls back until others of the connection have ended.
-STREAMS_PER_CONNECTION = 128
+# A client's library keeps further calls back until others of the connection have ended. gRPC
+# refuses some before that, when it has not yet freed the memory of as many as this: so
+# it is far above what one client may have under way.
+STREAMS_PER_CONNECTION = 1024
 # For each listener, so that connections from other hosts never shut out this one's.
 CONNECTIONS_MAX = 512
 HANDSHAKE_SECONDS_MAX = 20
