@@ -11,7 +11,7 @@ from targetd_driver import TlsFiles
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SECONDS = 20.0
-DATA, HEADERS, SETTINGS = 0, 1, 4
+DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
 END_STREAM, END_HEADERS = 1, 4
 
 
@@ -31,7 +31,7 @@ def over_unix(path: Path) -> socket.socket:
 
 
 class RawClient:
-    """One connection, on which nothing is ever read."""
+    """One connection, on which nothing is read until it is asked for."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -56,6 +56,18 @@ class RawClient:
     def call(self, method: str, request: bytes = b"") -> None:
         body = struct.pack(">BI", 0, len(request)) + request
         self._connection.sendall(_frame(DATA, END_STREAM, self.begin(method), body))
+
+    def ping(self) -> None:
+        self._connection.sendall(_frame(PING, 0, 0, bytes(8)))
+
+    def was_sent_away(self) -> bool:
+        """Read to the end, which must come; whether a GOAWAY was before it."""
+        with self._connection.makefile("rb") as stream:
+            while head := stream.read(9):
+                stream.read(int.from_bytes(head[:3], "big"))
+                if head[3] == GOAWAY:
+                    return True
+        return False
 
     def close(self) -> None:
         self._connection.close()

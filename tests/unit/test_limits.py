@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from targetd_driver.channel import KEEPALIVE_SECONDS
 
 from targetd.api.v1 import export_pb2, export_pb2_grpc, host_pb2, host_pb2_grpc, volume_pb2
 from targetd.api.v1.volume_pb2_grpc import VolumeServiceStub
@@ -135,6 +136,23 @@ def test_a_client_that_died_is_noticed(folder: Path, monkeypatch: pytest.MonkeyP
         assert alive.is_active()
     for client in dead:
         client.close()
+    backing.close()
+
+
+def test_the_drivers_pings_are_allowed() -> None:
+    assert KEEPALIVE_SECONDS > limits.CLIENT_PING_SECONDS_MIN
+
+
+def test_a_client_that_pings_too_often_is_sent_away(folder: Path) -> None:
+    backing = SimulatedBacking(folder)
+    rude = RawClient(over_unix(backing.socket))
+    for _ in range(20):
+        rude.ping()
+    assert rude.was_sent_away()
+    rude.close()
+    host = Host(backing)
+    attaches(host)
+    host.close()
     backing.close()
 
 
