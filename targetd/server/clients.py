@@ -49,12 +49,12 @@ class Clients:
     """Tells the client of each call; certificates are read once."""
 
     def __init__(self, config: Config) -> None:
+        without_tls = bool(config.listen) and config.listen_without_tls and config.tls is None
+        self._without_tls = LOOPBACK if without_tls else NOBODY
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """New roles hold from the next call on, on open connections too."""
-        without_tls = bool(config.listen) and config.listen_without_tls and config.tls is None
-        self._without_tls = LOOPBACK if without_tls else NOBODY
         self._read = lru_cache(CERTIFICATES_KNOWN)(partial(client_of, dict(config.roles)))
 
     def of(self, context: grpc.ServicerContext) -> Client:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -30,8 +29,6 @@ from targetd.server.threads import CallThreads
 from targetd.server.tls import Certificates
 from targetd.server.volumes import VolumeService
 
-log = logging.getLogger(__name__)
-
 STOP_SECONDS = 1.0
 # The directory says who may get at it: it is for those of the directory's group.
 SOCKET_MODE = 0o660
@@ -45,7 +42,6 @@ SERVICES = (
 class Server:
     def __init__(self, config: Config) -> None:
         self.health = health.HealthServicer()
-        self._config = config
         self._gate = Gate(config)
         self._certificates = Certificates(config.tls) if config.listen and config.tls else None
         # Of TCP; interesting where the configuration says port 0, which is any.
@@ -96,21 +92,15 @@ class Server:
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     def reload(self, config: Config) -> None:
-        """Take roles, limits and certificates anew; what is wrong with these is logged.
+        """Take certificates, roles and limits anew; open connections stay.
 
-        Open connections stay. Where to listen, and whether with TLS, is for a restart.
+        Raises StartError when the certificates are not right; then nothing changes. Where
+        to listen, and whether with TLS, is for a restart.
         """
-        old, self._config = self._config, config
-        self._gate.configure(config)
-        self._threads.share = config.calls_per_client
         if self._certificates and config.tls:
             self._certificates.reload(config.tls)
-        if (old.socket, old.listen, bool(old.tls)) != (
-            config.socket,
-            config.listen,
-            bool(config.tls),
-        ):
-            log.warning("another socket, listen or [tls] is taken up with a restart only")
+        self._gate.configure(config)
+        self._threads.share = config.calls_per_client
 
     def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let the running ones end."""

@@ -47,10 +47,11 @@ class Certificates:
         )
 
     def reload(self, files: TlsConfig) -> None:
-        """Read the files now. When they are not right, what there was stays, and the log says."""
+        """Read the files now. Raises StartError when they are not right; nothing changes then."""
         with self._lock:
-            self._files = files
-            self._read(_stamp(files))
+            stamp = _stamp(files)
+            self._current = load(files)
+            self._files, self._seen = files, stamp
 
     def _for_handshake(self) -> grpc.ServerCertificateConfiguration | None:
         """gRPC asks before each handshake."""
@@ -59,15 +60,15 @@ class Certificates:
                 self._looked = time.monotonic()
                 stamp = _stamp(self._files)
                 if stamp != self._seen:
-                    self._read(stamp)
+                    # What is written while we read has another stamp next time.
+                    self._seen = stamp
+                    self._try()
             if self._current is self._given:
                 return None
             self._given = self._current
             return self._current
 
-    def _read(self, stamp: Stamp) -> None:
-        # What is written while we read has another stamp next time.
-        self._seen = stamp
+    def _try(self) -> None:
         try:
             self._current = load(self._files)
         except StartError as error:
