@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -79,9 +80,8 @@ class Certificates:
 
 def load(files: TlsConfig) -> grpc.ServerCertificateConfiguration:
     """Raises StartError when gRPC would not get along with the files, naming the cure."""
-    certificate, key, authority = (
-        _bytes(path) for path in (files.certificate, files.key, files.client_ca)
-    )
+    certificate, authority = _bytes(files.certificate), _bytes(files.client_ca)
+    key = _bytes(files.key, secret=True)
     leaf = _certificates(files.certificate, certificate)[0]
     _certificates(files.client_ca, authority)
     if _public_key(files.key, key) != leaf.public_key():
@@ -104,9 +104,12 @@ def _stamp(files: TlsConfig) -> Stamp:
     return tuple(found)
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, secret: bool = False) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            if secret and os.fstat(file.fileno()).st_mode & 0o007:
+                raise StartError(f"the key {path} is open to others; run: chmod o= {path}")
+            return file.read()
     except OSError as error:
         raise StartError(f"{path} cannot be read: {error.strerror}; see [tls]") from error
 
@@ -121,8 +124,6 @@ def _certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
 
 
 def _public_key(path: Path, pem: bytes) -> object:
-    if path.stat().st_mode & 0o007:
-        raise StartError(f"the key {path} is open to others; run: chmod o= {path}")
     try:
         return load_pem_private_key(pem, password=None).public_key()
     # Never the library's own words: they might tell of the key.
