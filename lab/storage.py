@@ -12,12 +12,13 @@ from pathlib import Path
 import grpc
 from targetd_driver import Endpoint, TlsFiles
 
-from lab.certificates import Authority
 from lab.errors import LabError
 from lab.health import status_of
 from lab.node import Node, Spec
 from lab.relay import Relay
 from targetd.api.v1 import host_pb2, host_pb2_grpc
+from targetd.roles import Role
+from targetd.tls_authority import Authority
 
 ROOT = Path(__file__).resolve().parent.parent
 GRPC_PORT = 7788
@@ -100,20 +101,21 @@ class StorageHost:
         self.node = node
         self._volumes_device = volumes_device
         self._state_device = state_device
-        self._authority = Authority()
+        self._authority = Authority.new("targetd lab")
         self._relay = Relay(node.network, node.address, GRPC_PORT)
-        self._server = self._authority.issue(node.name, (node.address, "127.0.0.1"))
-        self.endpoint = Endpoint(f"127.0.0.1:{self._relay.port}", self._client_files())
+        self._server = self._authority.server(node.name, (node.name, node.address, "127.0.0.1"))
+        self.endpoint = self.endpoint_for(Role.ADMIN)
 
-    def _client_files(self) -> TlsFiles:
-        folder = self.node.folder / "client"
+    def endpoint_for(self, role: Role) -> Endpoint:
+        """As a client with a certificate of that role reaches the daemon."""
+        folder = self.node.folder / f"client-{role}"
         folder.mkdir(exist_ok=True)
-        certificate, key = self._authority.issue("client")
         files = TlsFiles(folder / "client.pem", folder / "client.key", folder / "ca.pem")
+        certificate, key = self._authority.client(f"lab-{role}", role)
         files.certificate.write_bytes(certificate)
         files.key.write_bytes(key)
         files.ca.write_bytes(self._authority.certificate)
-        return files
+        return Endpoint(f"127.0.0.1:{self._relay.port}", files)
 
     def prepare_disks(self) -> None:
         """Once for the life of the disks: the volume group, and the state's file system."""

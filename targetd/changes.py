@@ -15,7 +15,7 @@ from typing import NamedTuple
 from targetd.errors import ResourceExhausted
 
 # Each holds one of the server's threads.
-LISTENERS_MAX = 16
+LISTENERS_MAX = 64
 
 
 class Kind(StrEnum):

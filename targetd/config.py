@@ -12,6 +12,7 @@ from typing import Any
 
 from targetd.errors import StartError
 from targetd.model import PoolConfig, WipePolicy
+from targetd.roles import Role
 from targetd.validation import NAME, is_address
 
 DEFAULT_PATH = Path("/etc/targetd/targetd.toml")
@@ -20,6 +21,8 @@ ISCSI_PORT = 3260
 IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-(0[1-9]|1[0-2])(\.[a-z0-9-]+){2,}")
 # With ":" and a UUID behind it, the target's name must fit in 223 bytes.
 IQN_PREFIX_LENGTH_MAX = 180
+# Less than the threads of the server, so that no client can have them all.
+CALLS_PER_CLIENT_MAX = 480
 LVM_NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}")
 
 
@@ -35,9 +38,15 @@ class Config:
     pools: tuple[PoolConfig, ...]
     state_directory: Path = Path("/var/lib/targetd")
     socket: Path = Path("/run/targetd/targetd.sock")
-    # "address:port" on which gRPC is also served, always with mutual TLS.
+    # "address:port" on which gRPC is also served, with mutual TLS.
     listen: str = ""
+    # On an address of loopback only; every process of this host is then an admin.
+    listen_without_tls: bool = False
     tls: TlsConfig | None = None
+    # By a name in the client's certificate; goes before the role that it says itself.
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    # How many calls of one client may be under way.
+    calls_per_client: int = 256
     iqn_prefix: str = DEFAULT_PREFIX
     # Empty: every address of the host but loopback and link-local ones.
     portal_addresses: tuple[str, ...] = field(default=())
@@ -87,6 +96,16 @@ class _Table:
             raise self.error(key, "must be a whole number")
         return value
 
+    def boolean(self, key: str, default: bool) -> bool:
+        value = self._values.pop(key, default)
+        if not isinstance(value, bool):
+            raise self.error(key, "must be true or false")
+        return value
+
+    def names(self) -> list[str]:
+        """The keys that nobody has asked for yet, where any name may be a key."""
+        return list(self._values)
+
     def texts(self, key: str) -> list[str]:
         value = self._values.pop(key, [])
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
@@ -126,7 +145,10 @@ def load(path: Path) -> Config:
         state_directory=table.path("state_directory", Config.state_directory),
         socket=table.path("socket", Config.socket),
         listen=table.text("listen", ""),
+        listen_without_tls=table.boolean("listen_without_tls", False),
         tls=_tls(table),
+        roles=_roles(table),
+        calls_per_client=table.integer("calls_per_client", Config.calls_per_client),
         iqn_prefix=table.text("iqn_prefix", DEFAULT_PREFIX),
         portal_addresses=tuple(table.texts("portal_addresses")),
         portal_port=table.integer("portal_port", ISCSI_PORT),
@@ -169,6 +191,32 @@ def _tls(table: _Table) -> TlsConfig | None:
     return config
 
 
+def _roles(table: _Table) -> dict[str, Role]:
+    roles = table.table("roles")
+    if roles is None:
+        return {}
+    return {name: Role(roles.choice(name, list(Role))) for name in roles.names()}
+
+
+def _check_listen(config: Config, table: _Table) -> None:
+    if config.listen_without_tls and config.tls:
+        raise table.error("listen_without_tls", "does not go with [tls]: remove one of them")
+    if not config.listen or config.tls:
+        return
+    if not config.listen_without_tls:
+        raise table.error("listen", "needs [tls]: gRPC over TCP is served with mutual TLS only")
+    if not _is_loopback(config.listen):
+        raise table.error(
+            "listen", "without TLS must be an address of loopback, like 127.0.0.1:7788"
+        )
+
+
+def _is_loopback(listen: str) -> bool:
+    host, _, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    return is_address(host) and ipaddress.ip_address(host).is_loopback and port.isdecimal()
+
+
 def _check(config: Config, table: _Table) -> None:
     if not config.pools:
         raise table.error("pool", "at least one [[pool]] with name and volume_group is needed")
@@ -179,8 +227,9 @@ def _check(config: Config, table: _Table) -> None:
         ]
         if len(set(seen)) < len(seen):
             raise table.error("pool", f"two pools have the same {key}")
-    if config.listen and config.tls is None:
-        raise table.error("listen", "needs [tls]: gRPC over TCP is served with mutual TLS only")
+    _check_listen(config, table)
+    if not 0 < config.calls_per_client <= CALLS_PER_CLIENT_MAX:
+        raise table.error("calls_per_client", f"must be between 1 and {CALLS_PER_CLIENT_MAX}")
     if not IQN_PREFIX.fullmatch(config.iqn_prefix) or (
         len(config.iqn_prefix) > IQN_PREFIX_LENGTH_MAX
     ):

@@ -95,6 +95,11 @@ class Daemon:
         self._naming = naming
         self._server = Server(config)
 
+    @property
+    def port(self) -> int:
+        """Of gRPC over TCP, also where the configuration leaves it to the kernel."""
+        return self._server.port
+
     def _put_right(self, volume_id: str) -> None:
         self.reconciler.run_one(volume_id, Deadline(EXPORT_SECONDS))
 

@@ -48,6 +48,13 @@ class NotFound(TargetdError):
     reason = "NOT_FOUND"
 
 
+class PermissionDenied(TargetdError):
+    """The client's role does not allow it; the message names the role needed."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "FORBIDDEN"
+
+
 class AlreadyExists(TargetdError):
     """The id is taken by something with other parameters."""
 

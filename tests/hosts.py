@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 from unittest.mock import patch
 
 import grpc
-from targetd_driver import Endpoint, TargetdDriver
+from targetd_driver import Endpoint, TargetdDriver, TlsFiles
 
 from lab.errors import LoginRefused
 from lab.health import status_now
@@ -18,7 +18,7 @@ from lab.initiator import Initiator
 from lab.initiator import properties_of as properties_of
 from lab.lab import Lab
 from lab.storage import StorageHost
-from targetd import daemon
+from targetd import daemon, tls_authority
 from targetd.api.v1 import (
     export_pb2,
     export_pb2_grpc,
@@ -27,10 +27,11 @@ from targetd.api.v1 import (
     volume_pb2,
     volume_pb2_grpc,
 )
-from targetd.config import Config
+from targetd.config import Config, TlsConfig
 from targetd.daemon import OPERATION_GRACE_SECONDS, Daemon
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
 from targetd.model import PoolConfig, WipePolicy
+from targetd.roles import Role
 
 MEBIBYTE = 1 << 20
 POOLS = (
@@ -45,6 +46,9 @@ class Backing(Protocol):
     """What differs between the hosts: how initiators log in, and what is really there."""
 
     endpoint: Endpoint
+
+    def endpoint_for(self, role: Role) -> Endpoint:
+        """Over TCP, with a certificate of that role."""
 
     def initiator(self, host: str) -> str: ...
 
@@ -159,20 +163,27 @@ class Host:
 
 
 class SimulatedBacking:
-    """A daemon in this process, on simulated engines, behind its real unix socket."""
+    """A daemon in this process, on simulated engines, behind its real sockets."""
 
     lio_class = SimulatedLio
     options: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, folder: Path) -> None:
+        self.certificates = folder / "tls"
+        tls_authority.init(self.certificates)
+        tls_authority.issue_server(self.certificates, "server", ["127.0.0.1"])
         self._config = Config(
             pools=POOLS,
+            listen="127.0.0.1:0",
+            tls=tls_config(self.certificates),
             state_directory=folder / "state",
             socket=folder / "run" / "targetd.sock",
             portal_addresses=("192.0.2.1",),
             **self.options,
         )
         self.endpoint = Endpoint(f"unix:{self._config.socket}")
+        self.socket = self._config.socket
+        self.calls_per_client = self._config.calls_per_client
         self._host = SimulatedHost()
         self.lvm = SimulatedLvm(POOLS, self._host, SIMULATED_POOL_BYTES)
         self.lio = self.lio_class(self._host)
@@ -182,6 +193,10 @@ class SimulatedBacking:
         daemon = Daemon(self._config, self.lvm, self.lio)
         daemon.start()
         return daemon
+
+    def endpoint_for(self, role: Role) -> Endpoint:
+        files = client_files(self.certificates, f"client-{role}", role)
+        return Endpoint(f"127.0.0.1:{self.daemon.port}", files)
 
     def initiator(self, host: str) -> str:
         return f"iqn.2026-01.org.example.lab:{host}"
@@ -233,6 +248,19 @@ class SimulatedBacking:
         self.daemon.stop()
 
 
+def tls_config(folder: Path, name: str = "server") -> TlsConfig:
+    return TlsConfig(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
+
+
+def client_files(folder: Path, name: str, role: Role) -> TlsFiles:
+    """A certificate by the authority in the folder, also one without any role."""
+    files = TlsFiles(folder / f"{name}.pem", folder / f"{name}.key", folder / "ca.pem")
+    certificate, key = tls_authority.open_authority(folder).client(name, role)
+    files.certificate.write_bytes(certificate)
+    files.key.write_bytes(key)
+    return files
+
+
 class LabBacking:
     """targetd under systemd on a node of the lab, with two nodes that attach."""
 
@@ -245,6 +273,9 @@ class LabBacking:
         self.initiators = {name: Initiator(lab[name]) for name in INITIATORS}
         for initiator in self.initiators.values():
             initiator.start()
+
+    def endpoint_for(self, role: Role) -> Endpoint:
+        return self.storage.endpoint_for(role)
 
     def initiator(self, host: str) -> str:
         return self.initiators[host].name

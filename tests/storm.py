@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 from targetd_driver import Endpoint
 
-from targetd.server.serve import RECEIVE_BYTES_MAX
+from targetd.server.limits import RECEIVE_BYTES_MAX
 from tests.answers import reason_of
 from tests.fuzz import Call
 

@@ -4,6 +4,7 @@ from targetd_driver.channel import Endpoint, TlsFiles
 from targetd_driver.driver import TargetdDriver
 from targetd_driver.errors import (
     DriverError,
+    Forbidden,
     InvalidConnector,
     InvalidInput,
     NotFound,
@@ -15,6 +16,7 @@ from targetd_driver.errors import (
 __all__ = [
     "DriverError",
     "Endpoint",
+    "Forbidden",
     "InvalidConnector",
     "InvalidInput",
     "NotFound",

@@ -34,6 +34,10 @@ class Refused(DriverError):
     """The state of the volume forbids it: in use elsewhere, or other parameters."""
 
 
+class Forbidden(DriverError):
+    """The role of the client's certificate does not allow it; the message names one that does."""
+
+
 class Unavailable(DriverError):
     """Not now: the host is down, busy, out of space or late. Try again, or take it back."""
 
@@ -47,6 +51,7 @@ KINDS: Mapping[grpc.StatusCode, type[DriverError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: Refused,
     grpc.StatusCode.FAILED_PRECONDITION: Refused,
+    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.ABORTED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,

@@ -12,9 +12,10 @@ from pathlib import Path
 from lab.bench.inside.report import END, ROW
 from lab.bench.inside.serve import CERTIFICATES
 from lab.bench.rows import Row
-from lab.certificates import Authority
 from lab.errors import LabError
 from lab.node import Node, Process, Spec
+from targetd.roles import Role
+from targetd.tls_authority import Authority
 
 ROOT = Path(__file__).resolve().parents[2]
 GIBIBYTE = 1 << 30
@@ -86,7 +87,7 @@ class Storage:
     def __init__(self, node: Node, say: Callable[[str], None]) -> None:
         self.node = node
         self._say = say
-        self._authority = Authority()
+        self._authority = Authority.new("targetd lab")
         self._started = 0
 
     def format(self) -> None:
@@ -133,11 +134,11 @@ class Storage:
         """The server's to the node, a client's to ``folder``."""
         node = self.node
         folder.mkdir(exist_ok=True)
-        certificate, key = self._authority.issue(node.name, (node.address,))
+        certificate, key = self._authority.server(node.name, (node.address,))
         node.write(f"{CERTIFICATES}/server.pem", certificate)
         node.write(f"{CERTIFICATES}/server.key", key, mode="600")
         node.write(f"{CERTIFICATES}/ca.pem", self._authority.certificate)
-        certificate, key = self._authority.issue("client")
+        certificate, key = self._authority.client("client", Role.ADMIN)
         (folder / "client.pem").write_bytes(certificate)
         (folder / "client.key").write_bytes(key)
         (folder / "ca.pem").write_bytes(self._authority.certificate)

@@ -1,93 +1,95 @@
-"""The one place where exceptions become gRPC statuses."""
+"""The one place where exceptions become gRPC statuses, around the gate and every handler."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
-from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from targetd.errors import FieldViolation, InvalidArgument, TargetdError, Unavailable
+from targetd.errors import TargetdError
+from targetd.server.gate import OUR_METHODS, UNREADABLE, Gate
+from targetd.server.statuses import internal_status, status_of
 
 log = logging.getLogger(__name__)
 
-DOMAIN = "targetd"
-# What answers before the daemon serves: health and reflection are not ours.
-OUR_METHODS = "/targetd."
-Handler = Callable[[Any, grpc.ServicerContext], Any]
+Behavior = Callable[..., Any]
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Reader = Callable[[bytes], Any]
-# Stands for a request that is no protobuf message.
-UNREADABLE = object()
 
 
-class ErrorInterceptor(grpc.ServerInterceptor):
+class CallInterceptor(grpc.ServerInterceptor):
     """Answers our errors with their details, and all others with an id only.
 
     What an unexpected exception says may hold a path or a secret, so its text
-    goes to the log and never to the caller. Until ``serve`` every call of ours
-    is told to come back later.
+    goes to the log and never to the caller.
     """
 
-    def __init__(self) -> None:
-        self._serving = threading.Event()
-
-    def serve(self) -> None:
-        self._serving.set()
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._wrapped: dict[str, tuple[Handler, Handler]] = {}
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        continuation: Callable[[grpc.HandlerCallDetails], Handler | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> Handler | None:
         handler = continuation(handler_call_details)
+        if handler is None:
+            return None
         method = handler_call_details.method
-        if handler is None or not method.startswith(OUR_METHODS):
-            return handler
-        if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(handler.unary_stream, method),
-                request_deserializer=_reading(handler.request_deserializer),
-                response_serializer=handler.response_serializer,
-            )
-        assert handler.unary_unary is not None, "no call of ours takes a stream"
-        return grpc.unary_unary_rpc_method_handler(
-            self._answering(handler.unary_unary, method),
-            request_deserializer=_reading(handler.request_deserializer),
-            response_serializer=handler.response_serializer,
-        )
+        inner, wrapped = self._wrapped.get(method, (None, handler))
+        if inner is not handler:
+            wrapped = self._wrap(handler, method)
+            self._wrapped[method] = handler, wrapped
+        return wrapped
 
-    def _answering(self, handler: Handler, method: str) -> Handler:
+    def _wrap(self, handler: Handler, method: str) -> Handler:
+        read = handler.request_deserializer
+        if method.startswith(OUR_METHODS):
+            read = _reading(read)
+        made: Callable[..., Handler]
+        inner: Behavior | None
+        if inner := handler.unary_unary:
+            made, around = grpc.unary_unary_rpc_method_handler, self._answering
+        elif inner := handler.unary_stream:
+            made, around = grpc.unary_stream_rpc_method_handler, self._streaming
+        else:
+            inner = handler.stream_stream
+            made, around = grpc.stream_stream_rpc_method_handler, self._streaming
+        assert inner is not None, "no method takes a stream and answers once"
+        if getattr(inner, "experimental_non_blocking", False):
+            around = self._without_thread
+        return made(around(inner, method), read, handler.response_serializer)
+
+    def _answering(self, inner: Behavior, method: str) -> Behavior:
         def call(request: Any, context: grpc.ServicerContext) -> Any:
-            with _translated(method, context):
-                self._refuse(request)
-                return handler(request, context)
+            with _translated(method, context), self._gate.passing(method, False, request, context):
+                return inner(request, context)
 
         return call
 
-    def _streaming(self, handler: Handler, method: str) -> Handler:
+    def _streaming(self, inner: Behavior, method: str) -> Behavior:
         def call(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with _translated(method, context):
-                self._refuse(request)
-                yield from handler(request, context)
+            with _translated(method, context), self._gate.passing(method, True, request, context):
+                yield from inner(request, context)
 
         return call
 
-    def _refuse(self, request: Any) -> None:
-        if request is UNREADABLE:
-            raise InvalidArgument([FieldViolation("request", "is no message of this call")])
-        if not self._serving.is_set():
-            raise Unavailable(
-                "the daemon is starting and brings its exports into order; try again soon",
-                reason="STARTING",
-            )
+    def _without_thread(self, inner: Behavior, method: str) -> Behavior:
+        """For the health service's Watch, which gRPC lets run without a thread of its own."""
+
+        def call(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            with _translated(method, context), self._gate.passing(method, True, request, context):
+                inner(request, context, send)
+
+        call.experimental_non_blocking = True  # type: ignore[attr-defined]
+        return call
 
 
 def _reading(read: Reader | None) -> Reader:
@@ -115,38 +117,5 @@ def _translated(method: str, context: grpc.ServicerContext) -> Iterator[None]:
     except Exception:
         incident = uuid.uuid4().hex
         log.exception("%s: incident %s", method, incident)
-        status = _status(
-            grpc.StatusCode.INTERNAL,
-            f"internal error; the log has it as incident {incident}",
-            [error_details_pb2.ErrorInfo(reason="INTERNAL", domain=DOMAIN)],
-        )
+        status = internal_status(incident)
     context.abort_with_status(rpc_status.to_status(status))
-
-
-def status_of(error: TargetdError) -> status_pb2.Status:
-    details: list[Any] = [
-        error_details_pb2.ErrorInfo(
-            reason=error.reason, domain=DOMAIN, metadata=dict(error.metadata)
-        )
-    ]
-    if isinstance(error, InvalidArgument):
-        details.append(
-            error_details_pb2.BadRequest(
-                field_violations=[
-                    error_details_pb2.BadRequest.FieldViolation(
-                        field=violation.field, description=violation.description
-                    )
-                    for violation in error.violations
-                ]
-            )
-        )
-    return _status(error.code, error.message, details)
-
-
-def _status(code: grpc.StatusCode, message: str, details: list[Any]) -> status_pb2.Status:
-    packed = []
-    for detail in details:
-        holder = any_pb2.Any()
-        holder.Pack(detail)
-        packed.append(holder)
-    return status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=packed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -17,19 +18,20 @@ from targetd.api.v1 import (
     volume_pb2,
     volume_pb2_grpc,
 )
-from targetd.config import Config, TlsConfig
+from targetd.config import Config
 from targetd.errors import StartError
 from targetd.server.exports import ExportService
+from targetd.server.gate import Gate
 from targetd.server.host import HostService
-from targetd.server.interceptor import ErrorInterceptor
+from targetd.server.interceptor import CallInterceptor
+from targetd.server.limits import CALLS_MAX, OPTIONS, THREADS
+from targetd.server.threads import CallThreads
+from targetd.server.tls import Certificates
 from targetd.server.volumes import VolumeService
 
-# Made when they are needed. A device that hangs in the kernel holds the thread of
-# the call that met it, and for their deadlines those of the calls behind it.
-THREADS = 512
 STOP_SECONDS = 1.0
-# All requests are a few hundred bytes; more is a mistake or an attack.
-RECEIVE_BYTES_MAX = 64 << 10
+# The directory says who may get at it: it is for those of the directory's group.
+SOCKET_MODE = 0o660
 SERVICES = (
     volume_pb2.DESCRIPTOR.services_by_name["VolumeService"].full_name,
     export_pb2.DESCRIPTOR.services_by_name["ExportService"].full_name,
@@ -40,16 +42,16 @@ SERVICES = (
 class Server:
     def __init__(self, config: Config) -> None:
         self.health = health.HealthServicer()
-        self._calls = ErrorInterceptor()
+        self._gate = Gate(config)
+        self._certificates = Certificates(config.tls) if config.listen and config.tls else None
+        # Of TCP; interesting where the configuration says port 0, which is any.
+        self.port = 0
+        self._threads = CallThreads(THREADS, config.calls_per_client)
         self._grpc = grpc.server(
-            ThreadPoolExecutor(THREADS, thread_name_prefix="rpc"),
-            interceptors=[self._calls],
-            maximum_concurrent_rpcs=THREADS * 2,
-            options=[
-                ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
-                # Another process must not be able to serve beside us unnoticed.
-                ("grpc.so_reuseport", 0),
-            ],
+            self._threads,
+            interceptors=[CallInterceptor(self._gate)],
+            maximum_concurrent_rpcs=CALLS_MAX,
+            options=OPTIONS,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._grpc)
         reflection.enable_server_reflection(
@@ -63,8 +65,13 @@ class Server:
         config.socket.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         try:
             self._grpc.add_insecure_port(f"unix:{config.socket}")
-            if config.listen and config.tls:
-                self._grpc.add_secure_port(config.listen, _credentials(config.tls))
+            _open_to_group(config.socket)
+            if self._certificates:
+                self.port = self._grpc.add_secure_port(
+                    config.listen, self._certificates.credentials()
+                )
+            elif config.listen:
+                self.port = self._grpc.add_insecure_port(config.listen)
         except RuntimeError as error:
             raise StartError(
                 f"gRPC cannot listen on {config.socket} and {config.listen or 'no TCP'}; is "
@@ -81,8 +88,19 @@ class Server:
 
     def serving(self) -> None:
         """Until now every call but health and reflection was told to come back later."""
-        self._calls.serve()
+        self._gate.serve()
         self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    def reload(self, config: Config) -> None:
+        """Take certificates, roles and limits anew; open connections stay.
+
+        Raises StartError when the certificates are not right; then nothing changes. Where
+        to listen, and whether with TLS, is for a restart.
+        """
+        if self._certificates and config.tls:
+            self._certificates.reload(config.tls)
+        self._gate.configure(config)
+        self._threads.share = config.calls_per_client
 
     def stop(self, grace_seconds: float) -> None:
         """Refuse new calls, let the running ones end."""
@@ -94,16 +112,8 @@ class Server:
             self.health.set(service, status)
 
 
-def _credentials(tls: TlsConfig) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(_bytes(tls.key), _bytes(tls.certificate))],
-        root_certificates=_bytes(tls.client_ca),
-        require_client_auth=True,
-    )
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StartError(f"{path} cannot be read: {error.strerror}; see [tls]") from error
+def _open_to_group(path: Path) -> None:
+    """Raises nothing: where the group cannot be given away, the maker's own group stays."""
+    with suppress(PermissionError):
+        os.chown(path, -1, path.parent.stat().st_gid)
+    os.chmod(path, SOCKET_MODE)

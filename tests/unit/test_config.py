@@ -7,7 +7,9 @@ import pytest
 from targetd import config
 from targetd.errors import StartError
 from targetd.model import PoolConfig, Provisioning
+from targetd.roles import Role
 
+TLS = '[tls]\ncertificate = "/c"\nkey = "/k"\nclient_ca = "/a"\n'
 POOL = '[[pool]]\nname = "p"\nvolume_group = "vg"\n'
 
 
@@ -36,6 +38,19 @@ def test_a_pool_is_enough(tmp_path: Path) -> None:
         ('[[pool]]\nname = "-p"\nvolume_group = "vg"', "name"),
         ('[[pool]]\nname = "p"\nvolume_group = "-vg"', "volume_group"),
         ('listen = "0.0.0.0:1"\n' + POOL, "mutual TLS"),
+        ('listen = "127.0.0.1:1"\n' + POOL, "mutual TLS"),
+        ('listen_without_tls = true\nlisten = "192.0.2.1:1"\n' + POOL, "loopback"),
+        ('listen_without_tls = true\nlisten = "0.0.0.0:1"\n' + POOL, "loopback"),
+        ('listen_without_tls = true\nlisten = "[::]:1"\n' + POOL, "loopback"),
+        ('listen_without_tls = true\nlisten = "localhost:1"\n' + POOL, "loopback"),
+        ('listen_without_tls = true\nlisten = "127.0.0.1"\n' + POOL, "loopback"),
+        ('listen_without_tls = 1\nlisten = "127.0.0.1:1"\n' + POOL, "true or false"),
+        ("listen_without_tls = true\n" + POOL + TLS, "does not go with [tls]"),
+        ("calls_per_client = 0\n" + POOL, "calls_per_client"),
+        ("calls_per_client = 512\n" + POOL, "calls_per_client"),
+        (POOL + '[roles]\n"a" = "root"', "roles.a"),
+        (POOL + '[roles]\n"a" = 1', "roles.a"),
+        ('roles = "admin"\n' + POOL, "roles"),
         ('iqn_prefix = "iqn.2026"\n' + POOL, "iqn_prefix"),
         ('portal_addresses = ["host"]\n' + POOL, "host"),
         ("portal_port = 0\n" + POOL, "portal_port"),
@@ -52,6 +67,18 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
         load(tmp_path, text)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:7788", "127.1.2.3:1", "[::1]:7788"])
+def test_loopback_may_do_without_tls_where_it_is_said(tmp_path: Path, listen: str) -> None:
+    found = load(tmp_path, f'listen = "{listen}"\nlisten_without_tls = true\n' + POOL)
+    assert found.listen == listen and found.listen_without_tls
+
+
+def test_roles_are_by_name(tmp_path: Path) -> None:
+    found = load(tmp_path, POOL + '[roles]\n"a b" = "viewer"\nlost = "none"\n')
+    assert found.roles == {"a b": Role.VIEWER, "lost": Role.NONE}
+    assert load(tmp_path, POOL).roles == {}
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
