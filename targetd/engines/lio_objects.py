@@ -6,7 +6,6 @@ Each function works on one object of the kernel's tree, given by its path.
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import suppress
 
 from targetd.engines import configfs

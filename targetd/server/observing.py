@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -117,7 +117,8 @@ def _is_id(value: str) -> bool:
 
 
 def _code(context: grpc.ServicerContext, failed: bool) -> str:
-    code = context.code()
+    # The published types lack it.
+    code = cast(Any, context).code()
     if code is not None:
         return str(code.name)
     if not context.is_active():
