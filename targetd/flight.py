@@ -79,17 +79,20 @@ class Recorder:
 
     def entries(self) -> list[Entry]:
         now = monotonic()
-        ended = [self._entry(begun, end, what, False) for begun, end, what in list(self._ended)]
-        running = [self._entry(begun, now, 0, True) for begun in list(self._running.values())]
-        return ended + running
+        found = [(*one, False) for one in list(self._ended)]
+        found += [(begun, now, 0, True) for begun in list(self._running.values())]
+        epoch = time.time() - now
+        return [self._entry(epoch, *one) for one in found]
 
-    def _entry(self, begun: Begun, end: float, failure: int | str, running: bool) -> Entry:
+    def _entry(
+        self, epoch: float, begun: Begun, end: float, failure: int | str, running: bool
+    ) -> Entry:
         start, what, object, subject = begun
         if isinstance(failure, int):
             failure = errno.errorcode.get(failure, str(failure)) if failure else ""
-        at = time.time() - monotonic() + start
         volume_id = subject.get("volume_id", "")
-        return Entry(self._kind, at, what, object, volume_id, end - start, failure, running)
+        at, seconds = epoch + start, end - start
+        return Entry(self._kind, at, what, object, volume_id, seconds, failure, running)
 
 
 commands = Recorder(Kind.COMMAND)

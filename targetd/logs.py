@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from logging_journald import JournaldTransport, check_journal_stream
 
@@ -37,8 +37,8 @@ LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 def setup(level: str) -> None:
     """Send all that the process logs to the journal where systemd listens, else to stderr."""
-    handler = JournalHandler() if check_journal_stream() else _lines()
-    handler.addFilter(_add_subject)
+    handler = JournalHandler() if check_journal_stream() else lines(sys.stderr)
+    handler.addFilter(add_subject)
     logging.getLogger().handlers[:] = [handler]
     set_level(level)
 
@@ -48,13 +48,14 @@ def set_level(level: str) -> None:
     logging.getLogger().setLevel(level.upper())
 
 
-def _lines() -> logging.Handler:
-    handler = logging.StreamHandler(sys.stderr)
+def lines(stream: TextIO) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(LineFormatter(LINE))
     return handler
 
 
-def _add_subject(record: logging.LogRecord) -> bool:
+def add_subject(record: logging.LogRecord) -> bool:
+    """A filter that keeps all, and puts on each what the work is about."""
     for name, value in context.current().items():
         # What the log call itself said is the more exact.
         if value and not hasattr(record, name):
@@ -95,14 +96,18 @@ class JournalHandler(logging.Handler):
         super().__init__()
         # Not connected: the socket is another one after the journal's restart.
         self._transport = transport or JournaldTransport(connected=False)
-        self._instead = _lines()
+        self.instead = lines(sys.stderr)
+
+    def close(self) -> None:
+        self._transport.socket.close()
+        super().close()
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._transport.send(self._fields(record))
         # A text that is no UTF-8 is a ValueError.
         except (OSError, ValueError):
-            self._instead.emit(record)
+            self.instead.emit(record)
 
     def _fields(self, record: logging.LogRecord) -> list[tuple[str, Any]]:
         return [
