@@ -43,6 +43,11 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def looked(check: Check) -> bool:
+    check.look()
+    return check.ok
+
+
 def says(host: Host) -> dict[str, str]:
     stub: Any = health_pb2_grpc.HealthStub(host.channel)
     answers = {
@@ -119,7 +124,7 @@ def test_a_trial_is_never_made_twice_at_once() -> None:
         time.sleep(0.01)
     assert len(tried) == 1 and not check.ok
     go_on.set()
-    until(lambda: check.look() is None and check.ok)
+    until(lambda: looked(check))
 
 
 def test_a_trial_that_fails_unexpectedly_counts_as_failed(
@@ -132,9 +137,9 @@ def test_a_trial_that_fails_unexpectedly_counts_as_failed(
             raise errors[0]
 
     check = Check("it", trial, 0.0)
-    until(lambda: check.look() is None and not check.ok)
+    until(lambda: not looked(check))
     errors.clear()
-    until(lambda: check.look() is None and check.ok)
+    until(lambda: looked(check))
     said = [record.message for record in caplog.records]
     assert "it: the trial itself failed" in said and "it: ZeroDivisionError" in said
 
