@@ -9,6 +9,8 @@ import socket
 import threading
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
 from targetd import health, metrics, metrics_collector
 from targetd.adoption import Adoption
 from targetd.catalog import Catalog
@@ -99,7 +101,8 @@ class Daemon:
         self._naming = naming
         self._server = Server(config)
         self.health = self._health()
-        self._metrics = self._metrics_endpoint()
+        self.metrics = self._registry()
+        self._endpoint = Endpoint(*config.metrics, self.metrics) if config.metrics else None
 
     def _health(self) -> Health:
         records = Check("the state", self.state.check_writable, health.STATE_SECONDS)
@@ -108,9 +111,7 @@ class Daemon:
         needs = {service: (records,) for service in ("", *SERVICES)}
         return Health({**needs, VOLUME_SERVICE: (records, lvm)}, self._server.set_serving)
 
-    def _metrics_endpoint(self) -> Endpoint | None:
-        if self._config.metrics is None:
-            return None
+    def _registry(self) -> CollectorRegistry:
         collector = HostCollector(
             self.catalog,
             self.changes,
@@ -121,9 +122,7 @@ class Daemon:
             self.health,
             self._config.reconcile_seconds,
         )
-        return Endpoint(
-            *self._config.metrics, metrics.registry(metrics_collector.process, collector)
-        )
+        return metrics.registry(metrics_collector.process, collector)
 
     @property
     def port(self) -> int:
@@ -168,15 +167,15 @@ class Daemon:
         self.reconciler.start_periodic(self._config.reconcile_seconds)
         self._server.serving()
         self.health.start()
-        if self._metrics is not None:
-            self._metrics.start()
+        if self._endpoint is not None:
+            self._endpoint.start()
         places = [str(self._config.socket), self._config.listen]
         log.info("serving on %s", " and ".join(filter(None, places)))
 
     def stop(self) -> None:
         """End the calls that run; the kernel's exports stay as they are."""
-        if self._metrics is not None:
-            self._metrics.stop()
+        if self._endpoint is not None:
+            self._endpoint.stop()
         self.health.stop()
         self._watching.stop()
         self._server.stop(STOP_GRACE_SECONDS)

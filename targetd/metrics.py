@@ -14,6 +14,8 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 from prometheus_client.registry import Collector
 
+from targetd.model import OperationKind
+
 # A second series for each counter, that tells when it began: nothing here asks for it.
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -59,8 +61,8 @@ RECONCILE_END = Gauge(
 )
 RECONCILE_REPAIRS = Counter(
     "targetd_reconcile_repairs_total",
-    "Things in the kernel that were not as they must be and were put right, by kind; "
-    "target: there was none, as after a boot of the host.",
+    "Things in the kernel that were not as they must be and were put right; "
+    "target and acl: there was none, as after a boot of the host, or one too many.",
     ["kind"],
     registry=None,
 )
@@ -76,6 +78,24 @@ OPERATION_FAILURES = Counter(
     ["kind"],
     registry=None,
 )
+ACL_CONTENT = "acl-content"
+# From the beginning at 0: of a series that begins with 1 nobody sees that it grew.
+for kind in (
+    "target",
+    "backstore",
+    "enable",
+    "lun/lun_0",
+    "portal",
+    "attrib/authentication",
+    "attrib/generate_node_acls",
+    "attrib/demo_mode_discovery",
+    "acl",
+    ACL_CONTENT,
+):
+    RECONCILE_REPAIRS.labels(kind)
+for operation in OperationKind:
+    OPERATION_BYTES.labels(operation)
+    OPERATION_FAILURES.labels(operation)
 COUNTED = (
     CALLS,
     CALL_SECONDS,
@@ -100,14 +120,13 @@ def registry(*collectors: Collector) -> CollectorRegistry:
 @contextmanager
 def lvm_command(name: str) -> Iterator[None]:
     started = time.monotonic()
-    failed = True
+    failed = 1
     try:
         yield
-        failed = False
+        failed = 0
     finally:
         LVM_SECONDS.labels(name).observe(time.monotonic() - started)
-        if failed:
-            LVM_FAILURES.labels(name).inc()
+        LVM_FAILURES.labels(name).inc(failed)
 
 
 @contextmanager
@@ -122,5 +141,8 @@ def whole_reconcile() -> Iterator[None]:
 def count_repairs(differed: Sequence[str]) -> None:
     """``differed``: what a reconcile put right, like "acl NAME: auth/password"."""
     for what in differed:
-        # What stands behind it are names without number.
-        RECONCILE_REPAIRS.labels(what.partition(" ")[0]).inc()
+        # What stands behind the first word are names without number.
+        kind, _, more = what.partition(" ")
+        if kind == "acl" and ": " in more:
+            kind = ACL_CONTENT
+        RECONCILE_REPAIRS.labels(kind).inc()

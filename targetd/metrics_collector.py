@@ -19,7 +19,14 @@ from targetd.catalog import Catalog
 from targetd.changes import Changes
 from targetd.engines.interface import REFUSED_LOGINS
 from targetd.health import Health
-from targetd.model import AclStatistics, ConnectionState, OperationKind, OperationState, PoolReport
+from targetd.model import (
+    AclStatistics,
+    ConnectionState,
+    OperationKind,
+    OperationState,
+    PoolReport,
+    Provisioning,
+)
 from targetd.observations import Observations
 from targetd.operations import Operations
 from targetd.pools import Pools
@@ -29,7 +36,7 @@ process = ProcessCollector(namespace="targetd", registry=None)
 # Each pool: a name, what it means, and what of a report it is.
 POOL_FIGURES = (
     ("capacity_bytes", "Size of the thin pool, or of the volume group.", "total_bytes"),
-    ("free_bytes", "Not yet used.", "free_bytes"),
+    ("free_bytes", "Not yet used of it.", "free_bytes"),
     (
         "provisioned_bytes",
         "Promised to volumes: above the capacity a thin pool is over-subscribed.",
@@ -201,10 +208,11 @@ class HostCollector(Collector):
 
 
 def _pools(reports: Iterable[PoolReport]) -> Iterator[Metric]:
-    reports = list(reports)
+    every = list(reports)
+    thin = [one for one in every if one.config.provisioning is Provisioning.THIN]
     for name, text, attribute in POOL_FIGURES:
         family = _gauge(f"pool_{name}", text, ("pool",))
-        for report in reports:
+        for report in thin if attribute.endswith("percent") else every:
             family.add_metric([report.config.name], getattr(report, attribute))
         yield family
 

@@ -144,7 +144,8 @@ class VolumeWorkers:
     def longest_seconds(self) -> float:
         """How long the work that has had its turn the longest is at it; 0 when all is idle."""
         with self._lock:
-            return time.monotonic() - min(self._since.values(), default=time.monotonic())
+            now = time.monotonic()
+            return now - min(self._since.values(), default=now)
 
     def wait_until_idle(self, seconds: float) -> bool:
         """Returns whether all work ended in time."""

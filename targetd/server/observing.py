@@ -105,6 +105,8 @@ class ObservingInterceptor(grpc.ServerInterceptor):
         code = _code(context, failed)
         count = self._counts.get((method, code))
         if count is None:
+            # From the beginning at 0, since the first of them is to be seen.
+            metrics.CALLS.labels(method, "INTERNAL")
             count = self._counts[method, code] = metrics.CALLS.labels(method, code).inc
         count()
         if code in HOST_FAILURES:
