@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import grpc
 
@@ -21,6 +21,7 @@ ID_FIELDS = ("volume_id", "snapshot_id", "attachment_id", "operation_id")
 ID_LENGTH_MAX = 64
 HOST_FAILURES = ("INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
 Handler = Callable[[Any, grpc.ServicerContext], Any]
+Handled: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class ObservingInterceptor(grpc.ServerInterceptor):
@@ -31,35 +32,44 @@ class ObservingInterceptor(grpc.ServerInterceptor):
         self._seconds: dict[str, Callable[[float], None]] = {}
         self._counts: dict[tuple[str, str], Callable[[], None]] = {}
         self._fields: dict[type[Any], tuple[str, ...]] = {}
+        self._wrapped: dict[str, tuple[Handled, Handled]] = {}
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        continuation: Callable[[grpc.HandlerCallDetails], Handled | None],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+    ) -> Handled | None:
         handler = continuation(handler_call_details)
         path = handler_call_details.method
         if handler is None or not path.startswith(OUR_METHODS):
             return handler
-        method = path.rpartition("/")[2]
+        inner, wrapped = self._wrapped.get(path, (None, handler))
+        if inner is not handler:
+            wrapped = self._wrap(handler, path)
+            self._wrapped[path] = handler, wrapped
+        return wrapped
+
+    def _wrap(self, handler: Handled, path: str) -> Handled:
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(
-                self._streaming(handler.unary_stream, method),
+                self._streaming(handler.unary_stream, path.rpartition("/")[2]),
                 request_deserializer=handler.request_deserializer,
                 response_serializer=handler.response_serializer,
             )
         assert handler.unary_unary is not None, "no call of ours takes a stream"
         return grpc.unary_unary_rpc_method_handler(
-            self._answering(handler.unary_unary, method),
+            self._answering(handler.unary_unary, path),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
 
-    def _answering(self, handler: Handler, method: str) -> Handler:
+    def _answering(self, handler: Handler, path: str) -> Handler:
+        name, method = path[1:], path.rpartition("/")[2]
+
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             started = time.monotonic()
             ids = self._ids(request)
-            with about(method=method, **ids):
+            with about(method=name, **ids):
                 failed = True
                 try:
                     answer = handler(request, context)

@@ -76,7 +76,9 @@ def log(journal: Journal, tmp_path: Path) -> Iterator[logging.Logger]:
 
 
 def test_fields_priority_and_place(journal: Journal, log: logging.Logger) -> None:
-    log.warning("look %s", "here", extra={"volume_id": VOLUME, "who": "cinder", "duration_ms": 3})
+    log.warning(
+        "look %s", "here", extra={"volume_id": VOLUME, "identity": "cinder", "duration_ms": 3}
+    )
     seen = journal.take()
     assert seen["MESSAGE"] == b"look here"
     assert seen["PRIORITY"] == b"4"
@@ -102,7 +104,7 @@ def test_priorities(journal: Journal, log: logging.Logger, level: str, priority:
 
 def test_a_text_cannot_forge_fields(journal: Journal, log: logging.Logger) -> None:
     text = "one\nPRIORITY=0\nVOLUME_ID=another\n"
-    log.info("%s", text, extra={"who": text})
+    log.info("%s", text, extra={"identity": text})
     seen = journal.take()
     assert seen["MESSAGE"] == text.encode() and seen["CLIENT"] == text.encode()
     assert seen["PRIORITY"] == b"6" and "VOLUME_ID" not in seen
