@@ -34,7 +34,8 @@ class Check:
         self._every_seconds = every_seconds
         self._lock = threading.Lock()
         # When the last trial began and ended (monotonic); it is under way between the two.
-        self._begun = self._ended = float("-inf")
+        # The daemon's start was as good as one.
+        self._begun = self._ended = time.monotonic()
         self._failure = ""
         self.ok = True
 

@@ -23,6 +23,8 @@ class Logins:
         # By target, what the kernel said last.
         self._seen: dict[str, Mapping[str, int]] = {}
         self._refused: Counter[str] = Counter()
+        # What the kernel says in the first pass over all is of an earlier daemon.
+        self._first = True
 
     def look(self, volume_id: str, iqn: str) -> None:
         before = self._seen.get(volume_id, {})
@@ -34,13 +36,14 @@ class Logins:
         anew = sum(seen.values()) < sum(before.values())
         more = Counter(seen) if anew else Counter(seen) - Counter(before)
         self._seen[volume_id] = seen
-        self._refused += more
-        if more:
+        if more and not self._first:
+            self._refused += more
             text = ", ".join(f"{count} by {kind}" for kind, count in sorted(more.items()))
             log.warning("volume %s: logins were refused: %s", volume_id, text)
 
-    def keep(self, volume_ids: Collection[str]) -> None:
-        """Forget all others."""
+    def pass_ended(self, volume_ids: Collection[str]) -> None:
+        """After a look at each of these; all others are forgotten."""
+        self._first = False
         for volume_id in set(self._seen) - set(volume_ids):
             self._seen.pop(volume_id, None)
 

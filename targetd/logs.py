@@ -119,5 +119,6 @@ class JournalHandler(logging.Handler):
             ("CODE_FILE", record.pathname),
             ("CODE_LINE", record.lineno),
             ("CODE_FUNC", record.funcName or ""),
+            ("THREAD_NAME", record.threadName or ""),
             *fields(record).items(),
         ]

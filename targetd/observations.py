@@ -200,5 +200,5 @@ class Observations:
         for of_volumes in (self._counts, self._strangers):
             for volume_id in set(of_volumes) - exports:
                 of_volumes.pop(volume_id, None)
-        self.logins.keep(exports)
+        self.logins.pass_ended(exports)
         self._alarms = {key for key in self._alarms if key[0] in exports}

@@ -137,6 +137,7 @@ def test_refused_logins_are_counted_by_kind_and_go_on_counting(
     daemon, volume_id = simulated_backing.daemon, host.create()
     given = properties_of(host.attach(volume_id))
     name = "targetd_login_failures_total"
+    daemon.observations.look_at_all()
     for _ in range(2):
         assert not simulated_backing.log_in("a", {**given, "auth_password": "wrong"})
     assert not simulated_backing.log_in("b", given)
@@ -159,6 +160,14 @@ def test_refused_logins_are_counted_by_kind_and_go_on_counting(
     said = [record.message for record in caplog.records if record.name == "targetd.logins"]
     assert said[0].endswith("logins were refused: 2 by authentication, 1 by authorization")
     assert len(said) == 2
+    # What the kernel counted under an earlier daemon is neither counted nor told again.
+    simulated_backing.restart()
+    daemon = simulated_backing.daemon
+    daemon.observations.look_at_all()
+    seen = Scrape(daemon)
+    assert seen.value(name, kind="authentication") == 0
+    assert seen.value("targetd_export_login_failures_total", volume_id=volume_id) == 1
+    assert len([one for one in caplog.records if one.name == "targetd.logins"]) == 2
 
 
 def test_a_session_without_attachment(host: Host, simulated_backing: SimulatedBacking) -> None:
