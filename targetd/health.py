@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 STATE_SECONDS = 10.0
-LVM_SECONDS = 60.0
+LVM_SECONDS = 30.0
 # Again so soon after a failure.
 FAILED_SECONDS = 5.0
 # A trial that takes longer hangs: LVM waits for other commands on a volume group.

@@ -221,14 +221,16 @@ def test_health_when_the_disk_of_volumes_or_of_records_fails(
     volume_id = lab_host.create()
     others = ["", *(service for service in SERVICES if service != VOLUME_SERVICE)]
     # LVM that cannot be run: no answer that is of use.
-    run(["mount", "--bind", "/bin/false", "/sbin/lvm"])
+    # As the daemon sees it, which has a view of the file systems of its own.
+    inside = ["nsenter", f"--target={storage.main_pid()}", "--mount"]
+    run([*inside, "mount", "--bind", "/bin/false", "/sbin/lvm"])
     try:
         until("LVM is missed", lambda: says(lab_host, VOLUME_SERVICE) == "NOT_SERVING", 120)
         assert [says(lab_host, service) for service in others] == ["SERVING"] * len(others)
         # Attachments need no LVM.
         lab_host.attach(volume_id)
     finally:
-        run(["umount", "/sbin/lvm"])
+        run([*inside, "umount", "/sbin/lvm"])
     until("LVM is back", lambda: says(lab_host, VOLUME_SERVICE) == "SERVING")
     run(["fsfreeze", "--freeze", STATE_FOLDER])
     try:
