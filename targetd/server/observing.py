@@ -14,7 +14,7 @@ import grpc
 
 from targetd import flight, metrics
 from targetd.context import about
-from targetd.server.interceptor import OUR_METHODS
+from targetd.server.gate import OUR_METHODS
 
 # What a request can be about.
 ID_FIELDS = ("volume_id", "snapshot_id", "attachment_id", "operation_id")
