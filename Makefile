@@ -45,7 +45,10 @@ types: $(VENV)/ready stubs-check
 stubs-check: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate --check
 
-unit: $(VENV)/ready
+build/promtool: lab/promtool.sh
+	@lab/promtool.sh
+
+unit: $(VENV)/ready build/promtool
 	$(PYTHON) -m pytest tests/unit tests/lab -m "not lab"
 
 contract: $(VENV)/ready

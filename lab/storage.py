@@ -210,12 +210,12 @@ class StorageHost:
 
     def journal(self) -> str:
         """What the daemon has said since the node was booted."""
-        return self._written_by(["journalctl", "--unit=targetd", "--no-pager", "--output=cat"])
+        return self.written_by(["journalctl", "--unit=targetd", "--no-pager", "--output=cat"])
 
     def whole_journal(self) -> str:
-        return self._written_by(["journalctl", "--no-pager"])
+        return self.written_by(["journalctl", "--no-pager"])
 
-    def _written_by(self, argv: list[str]) -> str:
+    def written_by(self, argv: list[str]) -> str:
         """What a program prints, through a file: the line to the node is for short answers."""
         path = self.node.share / "written"
         self.node.run(["sh", "-c", '"$@" > /media/written', "written", *argv], check=False)

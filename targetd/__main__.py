@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
-from targetd import __version__, config, daemon
+from targetd import __version__, config, daemon, logs, secretbox
 from targetd.engines.lio import Lio
 from targetd.engines.lvm import Lvm
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
@@ -37,9 +36,8 @@ def main() -> None:
         if arguments.check_config:
             print(f"{arguments.config}: ok")
             return
-        logging.basicConfig(
-            level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
-        )
+        logs.setup(settings.log_level)
+        secretbox.keep_out_of_core_dumps()
         daemon.run(_daemon(settings, arguments.simulate))
     except StartError as error:
         print(f"targetd: {error}", file=sys.stderr)

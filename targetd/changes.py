@@ -64,6 +64,10 @@ class Changes:
     def revision(self) -> int:
         return self._revision
 
+    @property
+    def listener_count(self) -> int:
+        return len(self._listeners)
+
     def publish(self, kind: Kind, volume_id: str, other_id: str = "") -> None:
         with self._lock:
             self._revision += 1

@@ -13,7 +13,7 @@ from typing import Any
 from targetd.errors import StartError
 from targetd.model import PoolConfig, WipePolicy
 from targetd.roles import Role
-from targetd.validation import NAME, is_address
+from targetd.validation import NAME, address_and_port, is_address
 
 DEFAULT_PATH = Path("/etc/targetd/targetd.toml")
 DEFAULT_PREFIX = "iqn.2026-11.org.targetd"
@@ -58,6 +58,13 @@ class Config:
     # How often all exports are compared with the kernel, in slices; 0 is never.
     reconcile_seconds: int = 300
     log_level: str = "info"
+    # "address:port" on which metrics are served over HTTP, to anybody; empty: not at all.
+    metrics_listen: str = ""
+
+    @property
+    def metrics(self) -> tuple[str, int] | None:
+        """The address and the port of ``metrics_listen``."""
+        return address_and_port(self.metrics_listen) if self.metrics_listen else None
 
 
 class _Table:
@@ -156,6 +163,7 @@ def load(path: Path) -> Config:
         throttle_bytes_per_second=table.integer("throttle_bytes_per_second", 0),
         reconcile_seconds=table.integer("reconcile_seconds", Config.reconcile_seconds),
         log_level=table.choice("log_level", ("info", "debug", "warning", "error")),
+        metrics_listen=table.text("metrics_listen", ""),
     )
     table.end()
     _check(config, table)
@@ -244,6 +252,10 @@ def _check(config: Config, table: _Table) -> None:
             )
     if not 0 < config.portal_port < 1 << 16:
         raise table.error("portal_port", "must be between 1 and 65535")
+    if config.metrics_listen and config.metrics is None:
+        raise table.error(
+            "metrics_listen", 'must be like "127.0.0.1:9719" or "[::1]:9719", an address and a port'
+        )
     for key in ("throttle_bytes_per_second", "reconcile_seconds"):
         if getattr(config, key) < 0:
             raise table.error(key, "must not be negative")

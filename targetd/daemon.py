@@ -9,6 +9,9 @@ import socket
 import threading
 from pathlib import Path
 
+from prometheus_client import CollectorRegistry
+
+from targetd import health, metrics, metrics_collector
 from targetd.adoption import Adoption
 from targetd.catalog import Catalog
 from targetd.changes import Changes
@@ -19,7 +22,10 @@ from targetd.devices import Devices
 from targetd.engines.interface import EngineError, LioEngine, LvmEngine
 from targetd.errors import StartError
 from targetd.exports import Exports
+from targetd.health import Check, Health
 from targetd.host import portals
+from targetd.metrics_collector import HostCollector
+from targetd.metrics_endpoint import Endpoint
 from targetd.naming import Naming
 from targetd.observations import Observations
 from targetd.operations import Operations
@@ -29,7 +35,7 @@ from targetd.reconcile import EXPORT_SECONDS, Reconciler
 from targetd.secretbox import SecretBox, load_key
 from targetd.server.exports import ExportService
 from targetd.server.host import HostService
-from targetd.server.serve import Server
+from targetd.server.serve import SERVICES, VOLUME_SERVICE, Server
 from targetd.server.volumes import VolumeService
 from targetd.server.watch import Watching
 from targetd.snapshots import Snapshots
@@ -94,6 +100,29 @@ class Daemon:
         )
         self._naming = naming
         self._server = Server(config)
+        self.health = self._health()
+        self.metrics = self._registry()
+        self._endpoint = Endpoint(*config.metrics, self.metrics) if config.metrics else None
+
+    def _health(self) -> Health:
+        records = Check("the state", self.state.check_writable, health.STATE_SECONDS)
+        lvm = Check("LVM", self.pools.fresh, health.LVM_SECONDS)
+        # Attachments need no LVM.
+        needs = {service: (records,) for service in ("", *SERVICES)}
+        return Health({**needs, VOLUME_SERVICE: (records, lvm)}, self._server.set_serving)
+
+    def _registry(self) -> CollectorRegistry:
+        collector = HostCollector(
+            self.catalog,
+            self.changes,
+            self.observations,
+            self.operations,
+            self.pools,
+            self.workers,
+            self.health,
+            self._config.reconcile_seconds,
+        )
+        return metrics.registry(metrics_collector.process, collector)
 
     @property
     def port(self) -> int:
@@ -137,11 +166,17 @@ class Daemon:
         self._devices.start()
         self.reconciler.start_periodic(self._config.reconcile_seconds)
         self._server.serving()
+        self.health.start()
+        if self._endpoint is not None:
+            self._endpoint.start()
         places = [str(self._config.socket), self._config.listen]
         log.info("serving on %s", " and ".join(filter(None, places)))
 
     def stop(self) -> None:
         """End the calls that run; the kernel's exports stay as they are."""
+        if self._endpoint is not None:
+            self._endpoint.stop()
+        self.health.stop()
         self._watching.stop()
         self._server.stop(STOP_GRACE_SECONDS)
         self._devices.stop()

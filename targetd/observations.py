@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from targetd.catalog import Catalog
 from targetd.changes import Changes, Kind
 from targetd.engines.interface import LioEngine
+from targetd.logins import Logins
 from targetd.model import AclStatistics, Connection, ConnectionState, Session
 from targetd.naming import Naming
 
@@ -55,6 +56,9 @@ class Observations:
         # By volume and initiator: attachments of one initiator share its sessions.
         self._seen: dict[tuple[str, str], Observation] = {}
         self._counts: dict[str, int] = {}
+        self.logins = Logins(lio)
+        # By volume, where there are any: sessions that no attachment explains.
+        self._strangers: dict[str, int] = {}
         # Sessions without attachment that have been reported.
         self._alarms: set[tuple[str, str]] = set()
         self._stopping = threading.Event()
@@ -109,6 +113,10 @@ class Observations:
         """As the kernel counted when its export was last looked at."""
         return self._counts.get(volume_id, 0)
 
+    def sessions_without_attachment(self) -> dict[str, int]:
+        """How many each volume had when it was last looked at, where there were any."""
+        return dict(self._strangers)
+
     def session_count(self, volume_id: str) -> int:
         """As the kernel counts now."""
         count = self._lio.session_count(self._iqn(volume_id))
@@ -159,11 +167,19 @@ class Observations:
 
     def _look_at_export(self, volume_id: str, at: datetime) -> None:
         known = {c.initiator for c in self._catalog.connections(volume_id)}
-        strangers = [s for s in self.sessions(volume_id, at) if s.initiator not in known]
+        self.logins.look(volume_id, self._iqn(volume_id))
+        strangers = [
+            s
+            for s in self.sessions(volume_id, at)
+            # Granted since the look began, or an alarm.
+            if s.initiator not in known and not self._has(volume_id, s.initiator)
+        ]
+        self._strangers.pop(volume_id, None)
+        if strangers:
+            self._strangers[volume_id] = len(strangers)
         for session in strangers:
             key = (volume_id, session.initiator)
-            # Granted since the look began, or an alarm.
-            if key in self._alarms or self._has(volume_id, session.initiator):
+            if key in self._alarms:
                 continue
             self._alarms.add(key)
             log.error(
@@ -181,6 +197,8 @@ class Observations:
         for key in set(self._seen) - there:
             self._seen.pop(key, None)
         exports = {export.volume_id for export in self._catalog.exports()}
-        for volume_id in set(self._counts) - exports:
-            self._counts.pop(volume_id, None)
+        for of_volumes in (self._counts, self._strangers):
+            for volume_id in set(of_volumes) - exports:
+                of_volumes.pop(volume_id, None)
+        self.logins.pass_ended(exports)
         self._alarms = {key for key in self._alarms if key[0] in exports}

@@ -18,7 +18,9 @@ from concurrent.futures import wait as wait_for_all
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from targetd import flight, metrics
 from targetd.changes import Changes, Kind
+from targetd.context import about
 from targetd.engines.interface import EngineError
 from targetd.errors import NotFound, TargetdError
 from targetd.model import Operation, OperationKind, OperationState
@@ -104,6 +106,10 @@ class Operations:
             self._running.discard(running)
 
     def _run(self, work: Work, operation: Operation) -> None:
+        with about(volume_id=work.volume_id, operation_id=work.operation_id):
+            self._run_to_end(work, operation)
+
+    def _run_to_end(self, work: Work, operation: Operation) -> None:
         try:
             ended = self._do(work, operation)
         except (EngineError, OSError, TargetdError) as error:
@@ -123,6 +129,8 @@ class Operations:
         work.ended.set()
 
     def _failed(self, work: Work) -> Operation:
+        metrics.OPERATION_FAILURES.labels(work.kind).inc()
+        flight.log_failure(work.volume_id)
         return replace(
             self.get(work.operation_id),
             state=OperationState.FAILED,
@@ -133,6 +141,7 @@ class Operations:
         recorded = started = time.monotonic()
         first_bytes = operation.done_bytes
         for done in work.steps(first_bytes, self._step_bytes()):
+            metrics.OPERATION_BYTES.labels(work.kind).inc(done - operation.done_bytes)
             operation = replace(operation, done_bytes=done)
             self._put(operation)
             if self._stopping.is_set():

@@ -55,6 +55,11 @@ class Pools:
             self._read_at = time.monotonic()
         return list(reports)
 
+    def last(self) -> list[PoolReport]:
+        """As LVM said last; none before it has said anything."""
+        with self._lock:
+            return list(self._reports.values())
+
     def report(self, pool: PoolConfig) -> PoolReport:
         """Figures recent enough for a decision. Raises Unavailable."""
         age = time.monotonic() - self._read_at

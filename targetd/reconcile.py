@@ -11,8 +11,10 @@ import logging
 import threading
 from dataclasses import dataclass, field
 
+from targetd import flight, metrics
 from targetd.catalog import Catalog
 from targetd.connections import Connections
+from targetd.context import about
 from targetd.copies import Copies
 from targetd.engines.interface import (
     NEW_TARGET,
@@ -176,6 +178,10 @@ class Reconciler:
 
     def run(self) -> Report:
         """Compare every export with the kernel, and put it right."""
+        with metrics.whole_reconcile():
+            return self._run()
+
+    def _run(self) -> Report:
         report = Report()
         swept = sweep(
             [export.volume_id for export in self._catalog.exports()],
@@ -201,8 +207,12 @@ class Reconciler:
         return self._checked(volume_id, deadline)
 
     def _checked(self, volume_id: str, deadline: Deadline | None = None) -> Report:
+        with about(volume_id=volume_id):
+            return self._checked_once(volume_id, deadline or Deadline(EXPORT_SECONDS))
+
+    def _checked_once(self, volume_id: str, deadline: Deadline) -> Report:
         try:
-            differed = self._reconcile(volume_id, deadline or Deadline(EXPORT_SECONDS))
+            differed = self._reconcile(volume_id, deadline)
         except NotFound as error:
             if self._catalog.find_export(volume_id) is None:
                 # Removed since the pass began.
@@ -210,10 +220,12 @@ class Reconciler:
             return self._degraded(volume_id, error.message)
         except TargetdError as error:
             return self._degraded(volume_id, error.message)
+        metrics.count_repairs(differed)
         return Report(1, [(volume_id, what) for what in differed])
 
     def _degraded(self, volume_id: str, reason: str) -> Report:
         log.error("the export of volume %s is degraded: %s", volume_id, reason)
+        flight.log_failure(volume_id)
         self._catalog.set_degraded(volume_id, reason)
         return Report(1, degraded=[volume_id])
 
@@ -252,6 +264,10 @@ class Reconciler:
         self._look_after_the_rest()
         for portal in missing_listeners(self._naming.portals, self._catalog.exports()):
             log.error("no socket listens on portal %s: initiators cannot log in there", portal)
+        with metrics.whole_reconcile():
+            self._check_all_slowly()
+
+    def _check_all_slowly(self) -> None:
         for export in self._catalog.exports():
             if self._stopping.wait(PAUSE_SECONDS):
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 from dataclasses import replace
@@ -14,6 +15,8 @@ from targetd.errors import StartError
 from targetd.model import Credentials
 
 KEY_BYTES = 32
+# From linux/prctl.h.
+PR_SET_DUMPABLE = 4
 NONCE_BYTES = 12
 # No characters that look alike, none that a URL or a shell would read.
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
@@ -44,6 +47,15 @@ def _random_text(length: int) -> str:
         # Some more than needed: asking the kernel for each costs more than all else here.
         text += os.urandom(2 * length).translate(CHARACTERS, FAVOURING)
     return text[:length].decode()
+
+
+def keep_out_of_core_dumps() -> None:
+    """Have the kernel make no core dump of this process, also where it is piped to a program.
+
+    There RLIMIT_CORE is only a hint. Programs that the daemon runs are not affected.
+    """
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
 class SecretBox:

@@ -184,6 +184,12 @@ class State:
         with self._lock:
             self._database.close()
 
+    def check_writable(self) -> None:
+        """Write something, to the disk. Raises Unavailable."""
+        with self._changes() as database:
+            database.execute("INSERT OR IGNORE INTO creating VALUES ('')")
+            database.execute("DELETE FROM creating WHERE lv_name = ''")
+
     def lock_domain_id(self) -> str:
         with self._lock:
             (value,) = self._database.execute("SELECT lock_domain_id FROM host").fetchone()

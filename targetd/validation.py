@@ -125,3 +125,15 @@ def is_address(value: str) -> bool:
     except ValueError:
         return False
     return "%" not in value
+
+
+def address_and_port(value: str) -> tuple[str, int] | None:
+    """Read "192.0.2.1:80" or "[2001:db8::1]:80"; None when it is neither."""
+    address, _, port = value.rpartition(":")
+    if address.startswith("[") and address.endswith("]"):
+        address = address[1:-1]
+    elif ":" in address:
+        return None
+    if not is_address(address) or not port.isascii() or not port.isdecimal():
+        return None
+    return (address, int(port)) if 0 < int(port[:6]) < 1 << 16 else None

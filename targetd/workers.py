@@ -12,6 +12,7 @@ beside, and given up waiting for when the time is over.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -69,6 +70,8 @@ class VolumeWorkers:
         self._lock = threading.Lock()
         # Of each volume that is worked on: the locks of those who wait for their turn.
         self._waiting: dict[str, deque[threading.Lock]] = {}
+        # Of each of them: since when (monotonic) the work that has its turn is at it.
+        self._since: dict[str, float] = {}
         self._idle = threading.Condition(self._lock)
         self._threads = _Threads()
 
@@ -81,7 +84,9 @@ class VolumeWorkers:
         """
         if deadline.kept_by_caller:
             return self._in_turn(volume_id, deadline, work)
-        job = _Job(lambda: self._in_turn(volume_id, deadline, work))
+        # What the work is about is known in the other thread too.
+        there = contextvars.copy_context()
+        job = _Job(lambda: there.run(self._in_turn, volume_id, deadline, work))
         self._threads.put(job)
         if not job.wait(deadline.remaining_seconds):
             raise _late(volume_id)
@@ -105,6 +110,7 @@ class VolumeWorkers:
             if waiting is None:
                 deadline.check_caller()
                 self._waiting[volume_id] = deque()
+                self._since[volume_id] = time.monotonic()
                 return
             if len(waiting) + 1 >= QUEUE_LENGTH_MAX:
                 raise Aborted(
@@ -128,11 +134,18 @@ class VolumeWorkers:
         with self._lock:
             waiting = self._waiting[volume_id]
             if waiting:
+                self._since[volume_id] = time.monotonic()
                 waiting.popleft().release()
                 return
-            del self._waiting[volume_id]
+            del self._waiting[volume_id], self._since[volume_id]
             if not self._waiting:
                 self._idle.notify_all()
+
+    def longest_seconds(self) -> float:
+        """How long the work that has had its turn the longest is at it; 0 when all is idle."""
+        with self._lock:
+            now = time.monotonic()
+            return now - min(self._since.values(), default=now)
 
     def wait_until_idle(self, seconds: float) -> bool:
         """Returns whether all work ended in time."""

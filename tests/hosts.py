@@ -172,11 +172,12 @@ class SimulatedBacking:
         self.certificates = folder / "tls"
         tls_authority.init(self.certificates)
         tls_authority.issue_server(self.certificates, "server", ["127.0.0.1"])
+        self.state_directory = folder / "state"
         self._config = Config(
             pools=POOLS,
             listen="127.0.0.1:0",
             tls=tls_config(self.certificates),
-            state_directory=folder / "state",
+            state_directory=self.state_directory,
             socket=folder / "run" / "targetd.sock",
             portal_addresses=("192.0.2.1",),
             **self.options,

@@ -1,26 +1,55 @@
 """Files, folders and links of the kernel's configfs, with as few calls as each takes.
 
 Paths are plain texts: on the way of every attach, building path objects would
-cost more than the kernel's own work.
+cost more than the kernel's own work. Every change is in the flight record, by
+its path; what is written is not.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from contextlib import suppress
+
+from targetd import flight
 
 # All that an attribute can hold.
 PAGE_BYTES = 4096
 
 
-def write(path: str, value: str) -> None:
-    """Without a line end, which the kernel would take as part of a secret."""
+def _write(path: str, value: str) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, value.encode())
     finally:
         os.close(descriptor)
+
+
+def _recorded(what: str, change: Callable[..., None]) -> Callable[..., None]:
+    begin, end = flight.configfs.begin, flight.configfs.end
+
+    def recorded(path: str, *value: str) -> None:
+        begun, failure = begin(what, path), -1
+        try:
+            change(path, *value)
+            failure = 0
+        except OSError as error:
+            failure = error.errno or -1
+            raise
+        finally:
+            end(begun, failure)
+
+    return recorded
+
+
+# Path and value: without a line end, which the kernel would take as part of a secret.
+write: Callable[[str, str], None] = _recorded("write", _write)
+mkdir: Callable[[str], None] = _recorded("mkdir", os.mkdir)
+rmdir: Callable[[str], None] = _recorded("rmdir", os.rmdir)
+unlink: Callable[[str], None] = _recorded("unlink", os.unlink)
+# The link, and what it leads to.
+link: Callable[[str, str], None] = _recorded("link", lambda path, to: os.symlink(to, path))
 
 
 def read_exactly(path: str) -> str:
@@ -46,7 +75,7 @@ def ensure_value(path: str, value: str) -> bool:
 def make_folder(path: str) -> bool:
     """Returns whether it was not there."""
     try:
-        os.mkdir(path)
+        mkdir(path)
     except FileExistsError:
         return False
     return True
@@ -55,7 +84,7 @@ def make_folder(path: str) -> bool:
 def remove_folder(path: str) -> bool:
     """Returns whether it was there."""
     try:
-        os.rmdir(path)
+        rmdir(path)
     except FileNotFoundError:
         return False
     return True
@@ -90,14 +119,14 @@ def ensure_link(folder: str, name: str, to: str) -> bool:
     found = links(folder)
     right = [one for one in found if os.path.realpath(f"{folder}/{one}") == os.path.realpath(to)]
     for one in set(found) - set(right[:1]):
-        os.unlink(f"{folder}/{one}")
+        unlink(f"{folder}/{one}")
     if right:
         return len(found) > 1
-    os.symlink(to, f"{folder}/{name}")
+    link(f"{folder}/{name}", to)
     return True
 
 
 def remove_links(folder: str) -> None:
     for name in links(folder):
         with suppress(FileNotFoundError):
-            os.unlink(f"{folder}/{name}")
+            unlink(f"{folder}/{name}")

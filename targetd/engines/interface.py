@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -21,6 +21,9 @@ from targetd.model import (
 Origin = Volume | Snapshot
 # Among what differed: there was no target at all, and so nothing in it.
 NEW_TARGET = "target"
+# Why the kernel refuses a login: a wrong secret; an initiator without access;
+# parameters that it does not take; a target that is elsewhere; anything else.
+REFUSED_LOGINS = ("authentication", "authorization", "negotiation", "redirect", "other")
 
 
 class EngineError(Exception):
@@ -166,3 +169,9 @@ class LioEngine(Protocol):
     def session_count(self, iqn: str) -> int: ...
 
     def statistics(self, iqn: str, initiator: str) -> AclStatistics: ...
+
+    def refused_login_count(self, iqn: str) -> int:
+        """Since the target was made."""
+
+    def refused_logins(self, iqn: str) -> Mapping[str, int]:
+        """The same by kind, of ``REFUSED_LOGINS``."""

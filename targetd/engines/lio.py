@@ -14,12 +14,12 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
 from targetd.engines import configfs, lio_start
 from targetd.engines.configfs import make_folder, remove_folder, write
-from targetd.engines.interface import NEW_TARGET, EngineError
+from targetd.engines.interface import NEW_TARGET, REFUSED_LOGINS, EngineError
 from targetd.engines.lio_objects import (
     backstore_is_right,
     empty_tpg,
@@ -44,6 +44,14 @@ HBA = re.compile(r"iblock_(\d+)")
 BACKSTORE = re.compile(r"volume-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 SESSION_END_SECONDS = 10.0
 MEBIBYTE = 1 << 20
+# In the order of REFUSED_LOGINS.
+REFUSED_LOGIN_FILES = (
+    "authenticate_fails",
+    "authorize_fails",
+    "negotiate_fails",
+    "redirects",
+    "other_fails",
+)
 
 
 class Lio:
@@ -115,12 +123,12 @@ class Lio:
         Nobody has access by then: the kernel refuses to remove what has ACLs.
         """
         try:
-            os.unlink(f"{tpg}/lun/lun_0/volume")
-            os.rmdir(f"{tpg}/lun/lun_0")
+            configfs.unlink(f"{tpg}/lun/lun_0/volume")
+            configfs.rmdir(f"{tpg}/lun/lun_0")
             for portal in self._portals:
-                os.rmdir(f"{tpg}/np/{portal}")
+                configfs.rmdir(f"{tpg}/np/{portal}")
             failpoint("lio-target-half-removed")
-            os.rmdir(tpg)
+            configfs.rmdir(tpg)
         except OSError:
             return False
         return True
@@ -150,7 +158,7 @@ class Lio:
         hba = self._new_hba()
         failpoint("lio-hba-made")
         backstore = f"{hba}/{volume_name(target.volume_id)}"
-        os.mkdir(backstore)
+        configfs.mkdir(backstore)
         with self._lock:
             self._hbas[target.volume_id] = hba
         write(f"{backstore}/control", f"udev_path={target.device_path}")
@@ -215,8 +223,8 @@ class Lio:
             live = self.session(iqn, initiator) is not None
             # As we make it; all else that may be there is looked for only then.
             with suppress(OSError):
-                os.unlink(f"{folder}/lun_0/volume")
-                os.rmdir(f"{folder}/lun_0")
+                configfs.unlink(f"{folder}/lun_0/volume")
+                configfs.rmdir(f"{folder}/lun_0")
             failpoint("lio-acl-unmapped")
             # Closes every session of the initiator and waits for their end
             # (core_tpg_del_initiator_node_acl in Linux).
@@ -255,12 +263,7 @@ class Lio:
         return parse_session(initiator, info)
 
     def session_count(self, iqn: str) -> int:
-        try:
-            return int(
-                configfs.read(f"{self._root}/iscsi/{iqn}/fabric_statistics/iscsi_instance/sessions")
-            )
-        except FileNotFoundError:
-            return 0
+        return self._count(f"{iqn}/fabric_statistics/iscsi_instance/sessions")
 
     def statistics(self, iqn: str, initiator: str) -> AclStatistics:
         folder = f"{self._acl(iqn, initiator)}/lun_0/statistics/scsi_auth_intr"
@@ -272,6 +275,23 @@ class Lio:
             )
         except FileNotFoundError:
             return AclStatistics()
+
+    def refused_login_count(self, iqn: str) -> int:
+        return self._count(f"{iqn}/fabric_statistics/iscsi_tgt_attr/login_fails")
+
+    def refused_logins(self, iqn: str) -> Mapping[str, int]:
+        folder = f"{iqn}/fabric_statistics/iscsi_login_stats"
+        return {
+            kind: self._count(f"{folder}/{name}")
+            for kind, name in zip(REFUSED_LOGINS, REFUSED_LOGIN_FILES, strict=True)
+        }
+
+    def _count(self, place: str) -> int:
+        """What a file of a target says; 0 where the target has gone."""
+        try:
+            return int(configfs.read(f"{self._root}/iscsi/{place}"))
+        except FileNotFoundError:
+            return 0
 
 
 def parse_session(initiator: str, info: str) -> Session | None:

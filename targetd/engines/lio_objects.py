@@ -6,7 +6,6 @@ Each function works on one object of the kernel's tree, given by its path.
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import suppress
 
 from targetd.engines import configfs
@@ -51,10 +50,10 @@ def pass_discards(backstore: str) -> None:
 def fill_tpg(tpg: str, target: Target, backstore: str) -> None:
     for name, value in TPG_ATTRIBUTES.items():
         write(f"{tpg}/attrib/{name}", value)
-    os.mkdir(f"{tpg}/lun/lun_0")
-    os.symlink(backstore, f"{tpg}/lun/lun_0/volume")
+    configfs.mkdir(f"{tpg}/lun/lun_0")
+    configfs.link(f"{tpg}/lun/lun_0/volume", backstore)
     for portal in target.portals:
-        os.mkdir(f"{tpg}/np/{portal}")
+        configfs.mkdir(f"{tpg}/np/{portal}")
     failpoint("lio-target-not-enabled")
     write(f"{tpg}/enable", "1")
 
@@ -68,10 +67,10 @@ def repair_tpg(tpg: str, target: Target, backstore: str, differed: list[str]) ->
         differed.append("lun/lun_0")
     found = set(configfs.folders(f"{tpg}/np"))
     for portal in sorted(set(target.portals) - found):
-        os.mkdir(f"{tpg}/np/{portal}")
+        configfs.mkdir(f"{tpg}/np/{portal}")
         differed.append(f"portal {portal}")
     for portal in sorted(found - set(target.portals)):
-        os.rmdir(f"{tpg}/np/{portal}")
+        configfs.rmdir(f"{tpg}/np/{portal}")
         differed.append(f"portal {portal}")
     if ensure_value(f"{tpg}/enable", "1"):
         differed.append("enable")
@@ -100,8 +99,8 @@ def unmap_all(acl: str) -> None:
 
 def fill_acl(folder: str, lun: str, acl: Acl) -> None:
     mapped = f"{folder}/lun_0"
-    os.mkdir(mapped)
-    os.symlink(lun, f"{mapped}/volume")
+    configfs.mkdir(mapped)
+    configfs.link(f"{mapped}/volume", lun)
     failpoint("lio-acl-without-secret")
     if acl.read_only:
         write(f"{mapped}/write_protect", "1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from targetd import metrics
 from targetd.engines import process
 from targetd.engines.interface import EngineError
 from targetd.engines.process import ProcessFailed
@@ -47,7 +48,8 @@ def configured(*keys: str) -> Row:
 
 def _run(*argv: str) -> str:
     try:
-        return process.run(argv).stdout
+        with metrics.lvm_command(argv[1]):
+            return process.run(argv).stdout
     except ProcessFailed as error:
         raise EngineError(str(error)) from error
     except OSError as error:

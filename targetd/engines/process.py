@@ -10,6 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from targetd import flight
+
 log = logging.getLogger(__name__)
 
 # A program that is late is first waited for, then asked to end, and killed only
@@ -17,6 +19,8 @@ log = logging.getLogger(__name__)
 # half-written (topolvm issue 1163).
 TERMINATE_SECONDS = 15.0
 KILL_SECONDS = 5.0
+# Of a command line, in the flight record.
+SHOWN_LENGTH_MAX = 500
 
 
 # Held while a program is being started. Until it runs, it has all open files of
@@ -42,10 +46,30 @@ class Completed:
 
 
 def run(argv: Sequence[str], timeout_seconds: float = 120.0) -> Completed:
-    """Run a program to its end.
+    """Run a program to its end; it is in the flight record.
 
     Raises ProcessFailed, also when the program had to be ended.
     """
+    begun = flight.commands.begin(*_shown(argv))
+    failure = "was not started"
+    try:
+        completed = _run(argv, timeout_seconds)
+        failure = ""
+        return completed
+    except ProcessFailed as error:
+        failure = f"status {error.status}: {''.join(error.stderr.splitlines()[:1])}"
+        raise
+    finally:
+        flight.commands.end(begun, failure)
+
+
+def _shown(argv: Sequence[str]) -> tuple[str, str]:
+    """What is done, and to what; secrets are in no command line of ours."""
+    words = 2 if argv[0] == "lvm" else 1
+    return " ".join(argv[:words]), " ".join(argv[words:])[:SHOWN_LENGTH_MAX]
+
+
+def _run(argv: Sequence[str], timeout_seconds: float) -> Completed:
     started = time.monotonic()
     environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
     for name in ("LVM_SYSTEM_DIR", "HOME"):

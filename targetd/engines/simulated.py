@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -40,6 +41,7 @@ class SimulatedTarget:
     target: Target
     acls: dict[str, Acl] = field(default_factory=dict)
     sessions: dict[str, Session] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 class SimulatedHost:
@@ -296,9 +298,13 @@ class SimulatedLio:
         """What an initiator does; returns whether it was let in."""
         found = self._host.targets.get(iqn)
         acl = found.acls.get(initiator) if found else None
-        if found is None or acl is None:
+        if found is None:
+            return False
+        if acl is None:
+            found.refused["authorization"] += 1
             return False
         if (acl.credentials.username, acl.credentials.password) != (username, password):
+            found.refused["authentication"] += 1
             return False
         found.sessions[initiator] = Session(initiator, "1", "LOGGED_IN", ("192.0.2.1",))
         return True
@@ -319,3 +325,10 @@ class SimulatedLio:
 
     def statistics(self, iqn: str, initiator: str) -> AclStatistics:
         return AclStatistics()
+
+    def refused_login_count(self, iqn: str) -> int:
+        return sum(self.refused_logins(iqn).values())
+
+    def refused_logins(self, iqn: str) -> Mapping[str, int]:
+        found = self._host.targets.get(iqn)
+        return dict(found.refused) if found else {}

@@ -22,6 +22,8 @@ READ = Rule(frozenset({Role.VIEWER, Role.ATTACHER, Role.ADMIN}))
 READ_STORAGE = Rule(frozenset({Role.VIEWER, Role.ADMIN}))
 CHECK = Rule(frozenset({Role.ATTACHER, Role.ADMIN}))
 ATTACH = Rule(frozenset({Role.ATTACHER, Role.ADMIN}), mutates=True)
+# Names every initiator, and shows how the host is made.
+INSPECT = Rule(frozenset({Role.ADMIN}))
 MANAGE = Rule(frozenset({Role.ADMIN}), mutates=True)
 NOBODY = Rule(frozenset(), mutates=True)
 
@@ -59,6 +61,7 @@ SERVICES: Mapping[str, Mapping[str, Rule]] = {
         "GetOperation": READ,
         "WatchOperation": READ,
         "Reconcile": MANAGE,
+        "GetFlightRecord": INSPECT,
     },
     "grpc.health.v1.Health": {"Check": READ, "List": READ, "Watch": READ},
     "grpc.reflection.v1alpha.ServerReflection": {"ServerReflectionInfo": READ},

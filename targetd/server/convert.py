@@ -8,11 +8,13 @@ from functools import lru_cache
 from math import floor
 from typing import TypeVar
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
 from targetd.catalog import Catalog
 from targetd.errors import FieldViolation, InvalidArgument
+from targetd.flight import Entry, Kind
 from targetd.model import (
     AccessMode,
     Connection,
@@ -54,6 +56,10 @@ OPERATION_STATES = {
 OPERATION_KINDS = {
     OperationKind.WIPE: host_pb2.OPERATION_KIND_WIPE,
     OperationKind.COPY: host_pb2.OPERATION_KIND_COPY,
+}
+FLIGHT_KINDS = {
+    Kind.COMMAND: host_pb2.FlightEntry.KIND_COMMAND,
+    Kind.CONFIGFS: host_pb2.FlightEntry.KIND_CONFIGFS,
 }
 WIPE_POLICIES = {
     WipePolicy.ZERO: volume_pb2.WIPE_POLICY_ZERO,
@@ -231,4 +237,21 @@ def operation_message(operation: Operation) -> host_pb2.Operation:
         total_bytes=operation.total_bytes,
         start_time=timestamp(operation.start_time),
         error=operation.error,
+    )
+
+
+def flight_message(entry: Entry) -> host_pb2.FlightEntry:
+    duration, start = Duration(), Timestamp()
+    duration.FromNanoseconds(int(entry.seconds * 1e9))
+    start.FromNanoseconds(int(entry.time * 1e9))
+    return host_pb2.FlightEntry(
+        kind=FLIGHT_KINDS[entry.kind],
+        start_time=start,
+        duration=duration,
+        what=entry.what,
+        # A foreign name in the kernel's tree may be anything.
+        object=entry.object.encode(errors="replace").decode(),
+        volume_id=entry.volume_id,
+        failure=entry.failure,
+        running=entry.running,
     )

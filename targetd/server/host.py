@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 import grpc
 import psutil
 
-from targetd import __version__
+from targetd import __version__, flight
 from targetd.api.v1 import host_pb2, host_pb2_grpc
 from targetd.model import PoolConfig
 from targetd.naming import Naming
 from targetd.operations import Operations
 from targetd.reconcile import Reconciler
-from targetd.server.convert import operation_message, timestamp
+from targetd.server.convert import flight_message, operation_message, timestamp
 from targetd.server.deadline import deadline_of
 from targetd.server.watch import Watching
 from targetd.validation import Violations
@@ -102,6 +102,16 @@ class HostService(host_pb2_grpc.HostServiceServicer):
             drifts=[host_pb2.Drift(volume_id=volume, what=what) for volume, what in report.drifts],
             degraded_volume_ids=report.degraded,
         )
+
+    def GetFlightRecord(
+        self, request: host_pb2.GetFlightRecordRequest, context: grpc.ServicerContext
+    ) -> host_pb2.FlightRecord:
+        if request.volume_id:
+            violations = Violations()
+            violations.uuid("volume_id", request.volume_id)
+            violations.raise_if_any()
+        entries = flight.entries(request.volume_id)
+        return host_pb2.FlightRecord(entries=map(flight_message, entries))
 
 
 def _check_operation_id(operation_id: str) -> None:

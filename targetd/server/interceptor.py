@@ -116,6 +116,6 @@ def _translated(method: str, context: grpc.ServicerContext) -> Iterator[None]:
     # The edge of the process: nothing may pass it untranslated.
     except Exception:
         incident = uuid.uuid4().hex
-        log.exception("%s: incident %s", method, incident)
+        log.exception("%s: incident %s", method, incident, extra={"incident": incident})
         status = internal_status(incident)
     context.abort_with_status(rpc_status.to_status(status))

@@ -25,6 +25,7 @@ from targetd.server.gate import Gate
 from targetd.server.host import HostService
 from targetd.server.interceptor import CallInterceptor
 from targetd.server.limits import CALLS_MAX, OPTIONS, THREADS
+from targetd.server.observing import ObservingInterceptor
 from targetd.server.threads import CallThreads
 from targetd.server.tls import Certificates
 from targetd.server.volumes import VolumeService
@@ -32,8 +33,9 @@ from targetd.server.volumes import VolumeService
 STOP_SECONDS = 1.0
 # The directory says who may get at it: it is for those of the directory's group.
 SOCKET_MODE = 0o660
+VOLUME_SERVICE = volume_pb2.DESCRIPTOR.services_by_name["VolumeService"].full_name
 SERVICES = (
-    volume_pb2.DESCRIPTOR.services_by_name["VolumeService"].full_name,
+    VOLUME_SERVICE,
     export_pb2.DESCRIPTOR.services_by_name["ExportService"].full_name,
     host_pb2.DESCRIPTOR.services_by_name["HostService"].full_name,
 )
@@ -49,7 +51,7 @@ class Server:
         self._threads = CallThreads(THREADS, config.calls_per_client)
         self._grpc = grpc.server(
             self._threads,
-            interceptors=[CallInterceptor(self._gate)],
+            interceptors=[ObservingInterceptor(), CallInterceptor(self._gate)],
             maximum_concurrent_rpcs=CALLS_MAX,
             options=OPTIONS,
         )
@@ -106,6 +108,11 @@ class Server:
         """Refuse new calls, let the running ones end."""
         self.health.enter_graceful_shutdown()
         self._grpc.stop(grace_seconds).wait(grace_seconds + STOP_SECONDS)
+
+    def set_serving(self, service: str, serves: bool) -> None:
+        """``service``: one of ours, or an empty text for the server as a whole."""
+        status = health_pb2.HealthCheckResponse
+        self.health.set(service, status.SERVING if serves else status.NOT_SERVING)
 
     def _set_health(self, status: int) -> None:
         for service in ("", *SERVICES):

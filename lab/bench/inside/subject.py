@@ -98,6 +98,8 @@ class Subject:
         ):
             self._daemon = daemon = Daemon(self._settings, self._lvm, Lio())
             daemon.start()
+        # It asks LVM from time to time, which is nothing that an attach costs.
+        daemon.health.stop()
         self.start_seconds = time.perf_counter() - started
         server = cast(_KeepingServer, daemon._server)
         self._volumes, self._exports, self._host = server.volumes, server.exports, server.host

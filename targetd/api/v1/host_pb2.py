@@ -22,46 +22,55 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from targetd.api.v1 import export_pb2 as targetd_dot_api_dot_v1_dot_export__pb2
 from targetd.api.v1 import volume_pb2 as targetd_dot_api_dot_v1_dot_volume__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19targetd/api/v1/host.proto\x12\ntargetd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btargetd/api/v1/export.proto\x1a\x1btargetd/api/v1/volume.proto\"\x10\n\x0eGetHostRequest\"\x80\x02\n\x04Host\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x0f\n\x07portals\x18\x03 \x03(\t\x12\x12\n\niqn_prefix\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x16\n\x0elock_domain_id\x18\x06 \x01(\t\x12\x16\n\x0ekernel_release\x18\x07 \x01(\t\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12memory_total_bytes\x18\t \x01(\x03\x12\x1e\n\x16memory_available_bytes\x18\n \x01(\x03\"\x0e\n\x0cWatchRequest\"\xb5\x02\n\rWatchResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12$\n\x06volume\x18\x02 \x01(\x0b\x32\x12.targetd.v1.VolumeH\x00\x12$\n\x06\x65xport\x18\x03 \x01(\x0b\x32\x12.targetd.v1.ExportH\x00\x12,\n\nconnection\x18\x04 \x01(\x0b\x32\x16.targetd.v1.ConnectionH\x00\x12&\n\x07removed\x18\x05 \x01(\x0b\x32\x13.targetd.v1.RemovedH\x00\x12\x10\n\x06synced\x18\x06 \x01(\x08H\x00\x12(\n\x08snapshot\x18\x07 \x01(\x0b\x32\x14.targetd.v1.SnapshotH\x00\x12*\n\toperation\x18\x08 \x01(\x0b\x32\x15.targetd.v1.OperationH\x00\x42\x08\n\x06\x63hange\"\xd8\x01\n\x07Removed\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.targetd.v1.Removed.Kind\x12\x13\n\x0bsnapshot_id\x18\x04 \x01(\t\"f\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_VOLUME\x10\x01\x12\x0f\n\x0bKIND_EXPORT\x10\x02\x12\x13\n\x0fKIND_CONNECTION\x10\x03\x12\x11\n\rKIND_SNAPSHOT\x10\x04\"\xf0\x01\n\tOperation\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.targetd.v1.OperationKind\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.targetd.v1.OperationState\x12\x11\n\tvolume_id\x18\x04 \x01(\t\x12\x12\n\ndone_bytes\x18\x05 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x03\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"+\n\x13GetOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"-\n\x15WatchOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"%\n\x10ReconcileRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"l\n\x11ReconcileResponse\x12\x17\n\x0f\x65xports_checked\x18\x01 \x01(\x05\x12!\n\x06\x64rifts\x18\x02 \x03(\x0b\x32\x11.targetd.v1.Drift\x12\x1b\n\x13\x64\x65graded_volume_ids\x18\x03 \x03(\t\"(\n\x05\x44rift\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t*a\n\rOperationKind\x12\x1e\n\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OPERATION_KIND_WIPE\x10\x01\x12\x17\n\x13OPERATION_KIND_COPY\x10\x02*\xa3\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x01\x12\x18\n\x14OPERATION_STATE_DONE\x10\x02\x12\x1a\n\x16OPERATION_STATE_FAILED\x10\x03\x12\x1d\n\x19OPERATION_STATE_CANCELLED\x10\x04\x32\xe6\x02\n\x0bHostService\x12\x37\n\x07GetHost\x12\x1a.targetd.v1.GetHostRequest\x1a\x10.targetd.v1.Host\x12>\n\x05Watch\x12\x18.targetd.v1.WatchRequest\x1a\x19.targetd.v1.WatchResponse0\x01\x12\x46\n\x0cGetOperation\x12\x1f.targetd.v1.GetOperationRequest\x1a\x15.targetd.v1.Operation\x12L\n\x0eWatchOperation\x12!.targetd.v1.WatchOperationRequest\x1a\x15.targetd.v1.Operation0\x01\x12H\n\tReconcile\x12\x1c.targetd.v1.ReconcileRequest\x1a\x1d.targetd.v1.ReconcileResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19targetd/api/v1/host.proto\x12\ntargetd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1btargetd/api/v1/export.proto\x1a\x1btargetd/api/v1/volume.proto\"\x10\n\x0eGetHostRequest\"\x80\x02\n\x04Host\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x10\n\x08hostname\x18\x02 \x01(\t\x12\x0f\n\x07portals\x18\x03 \x03(\t\x12\x12\n\niqn_prefix\x18\x04 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x05 \x03(\t\x12\x16\n\x0elock_domain_id\x18\x06 \x01(\t\x12\x16\n\x0ekernel_release\x18\x07 \x01(\t\x12.\n\nstart_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1a\n\x12memory_total_bytes\x18\t \x01(\x03\x12\x1e\n\x16memory_available_bytes\x18\n \x01(\x03\"\x0e\n\x0cWatchRequest\"\xb5\x02\n\rWatchResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12$\n\x06volume\x18\x02 \x01(\x0b\x32\x12.targetd.v1.VolumeH\x00\x12$\n\x06\x65xport\x18\x03 \x01(\x0b\x32\x12.targetd.v1.ExportH\x00\x12,\n\nconnection\x18\x04 \x01(\x0b\x32\x16.targetd.v1.ConnectionH\x00\x12&\n\x07removed\x18\x05 \x01(\x0b\x32\x13.targetd.v1.RemovedH\x00\x12\x10\n\x06synced\x18\x06 \x01(\x08H\x00\x12(\n\x08snapshot\x18\x07 \x01(\x0b\x32\x14.targetd.v1.SnapshotH\x00\x12*\n\toperation\x18\x08 \x01(\x0b\x32\x15.targetd.v1.OperationH\x00\x42\x08\n\x06\x63hange\"\xd8\x01\n\x07Removed\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x15\n\rattachment_id\x18\x02 \x01(\t\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.targetd.v1.Removed.Kind\x12\x13\n\x0bsnapshot_id\x18\x04 \x01(\t\"f\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_VOLUME\x10\x01\x12\x0f\n\x0bKIND_EXPORT\x10\x02\x12\x13\n\x0fKIND_CONNECTION\x10\x03\x12\x11\n\rKIND_SNAPSHOT\x10\x04\"\xf0\x01\n\tOperation\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\x12\'\n\x04kind\x18\x02 \x01(\x0e\x32\x19.targetd.v1.OperationKind\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.targetd.v1.OperationState\x12\x11\n\tvolume_id\x18\x04 \x01(\t\x12\x12\n\ndone_bytes\x18\x05 \x01(\x03\x12\x13\n\x0btotal_bytes\x18\x06 \x01(\x03\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x65rror\x18\x08 \x01(\t\"+\n\x13GetOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"-\n\x15WatchOperationRequest\x12\x14\n\x0coperation_id\x18\x01 \x01(\t\"%\n\x10ReconcileRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"l\n\x11ReconcileResponse\x12\x17\n\x0f\x65xports_checked\x18\x01 \x01(\x05\x12!\n\x06\x64rifts\x18\x02 \x03(\x0b\x32\x11.targetd.v1.Drift\x12\x1b\n\x13\x64\x65graded_volume_ids\x18\x03 \x03(\t\"(\n\x05\x44rift\x12\x11\n\tvolume_id\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\"+\n\x16GetFlightRecordRequest\x12\x11\n\tvolume_id\x18\x01 \x01(\t\"8\n\x0c\x46lightRecord\x12(\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x17.targetd.v1.FlightEntry\"\xac\x02\n\x0b\x46lightEntry\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.targetd.v1.FlightEntry.Kind\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0c\n\x04what\x18\x04 \x01(\t\x12\x0e\n\x06object\x18\x05 \x01(\t\x12\x11\n\tvolume_id\x18\x06 \x01(\t\x12\x0f\n\x07\x66\x61ilure\x18\x07 \x01(\t\x12\x0f\n\x07running\x18\x08 \x01(\x08\"A\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n\x0cKIND_COMMAND\x10\x01\x12\x11\n\rKIND_CONFIGFS\x10\x02*a\n\rOperationKind\x12\x1e\n\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x17\n\x13OPERATION_KIND_WIPE\x10\x01\x12\x17\n\x13OPERATION_KIND_COPY\x10\x02*\xa3\x01\n\x0eOperationState\x12\x1f\n\x1bOPERATION_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17OPERATION_STATE_RUNNING\x10\x01\x12\x18\n\x14OPERATION_STATE_DONE\x10\x02\x12\x1a\n\x16OPERATION_STATE_FAILED\x10\x03\x12\x1d\n\x19OPERATION_STATE_CANCELLED\x10\x04\x32\xb7\x03\n\x0bHostService\x12\x37\n\x07GetHost\x12\x1a.targetd.v1.GetHostRequest\x1a\x10.targetd.v1.Host\x12>\n\x05Watch\x12\x18.targetd.v1.WatchRequest\x1a\x19.targetd.v1.WatchResponse0\x01\x12\x46\n\x0cGetOperation\x12\x1f.targetd.v1.GetOperationRequest\x1a\x15.targetd.v1.Operation\x12L\n\x0eWatchOperation\x12!.targetd.v1.WatchOperationRequest\x1a\x15.targetd.v1.Operation0\x01\x12H\n\tReconcile\x12\x1c.targetd.v1.ReconcileRequest\x1a\x1d.targetd.v1.ReconcileResponse\x12O\n\x0fGetFlightRecord\x12\".targetd.v1.GetFlightRecordRequest\x1a\x18.targetd.v1.FlightRecordb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'targetd.api.v1.host_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATIONKIND']._serialized_start=1482
-  _globals['_OPERATIONKIND']._serialized_end=1579
-  _globals['_OPERATIONSTATE']._serialized_start=1582
-  _globals['_OPERATIONSTATE']._serialized_end=1745
-  _globals['_GETHOSTREQUEST']._serialized_start=132
-  _globals['_GETHOSTREQUEST']._serialized_end=148
-  _globals['_HOST']._serialized_start=151
-  _globals['_HOST']._serialized_end=407
-  _globals['_WATCHREQUEST']._serialized_start=409
-  _globals['_WATCHREQUEST']._serialized_end=423
-  _globals['_WATCHRESPONSE']._serialized_start=426
-  _globals['_WATCHRESPONSE']._serialized_end=735
-  _globals['_REMOVED']._serialized_start=738
-  _globals['_REMOVED']._serialized_end=954
-  _globals['_REMOVED_KIND']._serialized_start=852
-  _globals['_REMOVED_KIND']._serialized_end=954
-  _globals['_OPERATION']._serialized_start=957
-  _globals['_OPERATION']._serialized_end=1197
-  _globals['_GETOPERATIONREQUEST']._serialized_start=1199
-  _globals['_GETOPERATIONREQUEST']._serialized_end=1242
-  _globals['_WATCHOPERATIONREQUEST']._serialized_start=1244
-  _globals['_WATCHOPERATIONREQUEST']._serialized_end=1289
-  _globals['_RECONCILEREQUEST']._serialized_start=1291
-  _globals['_RECONCILEREQUEST']._serialized_end=1328
-  _globals['_RECONCILERESPONSE']._serialized_start=1330
-  _globals['_RECONCILERESPONSE']._serialized_end=1438
-  _globals['_DRIFT']._serialized_start=1440
-  _globals['_DRIFT']._serialized_end=1480
-  _globals['_HOSTSERVICE']._serialized_start=1748
-  _globals['_HOSTSERVICE']._serialized_end=2106
+  _globals['_OPERATIONKIND']._serialized_start=1920
+  _globals['_OPERATIONKIND']._serialized_end=2017
+  _globals['_OPERATIONSTATE']._serialized_start=2020
+  _globals['_OPERATIONSTATE']._serialized_end=2183
+  _globals['_GETHOSTREQUEST']._serialized_start=164
+  _globals['_GETHOSTREQUEST']._serialized_end=180
+  _globals['_HOST']._serialized_start=183
+  _globals['_HOST']._serialized_end=439
+  _globals['_WATCHREQUEST']._serialized_start=441
+  _globals['_WATCHREQUEST']._serialized_end=455
+  _globals['_WATCHRESPONSE']._serialized_start=458
+  _globals['_WATCHRESPONSE']._serialized_end=767
+  _globals['_REMOVED']._serialized_start=770
+  _globals['_REMOVED']._serialized_end=986
+  _globals['_REMOVED_KIND']._serialized_start=884
+  _globals['_REMOVED_KIND']._serialized_end=986
+  _globals['_OPERATION']._serialized_start=989
+  _globals['_OPERATION']._serialized_end=1229
+  _globals['_GETOPERATIONREQUEST']._serialized_start=1231
+  _globals['_GETOPERATIONREQUEST']._serialized_end=1274
+  _globals['_WATCHOPERATIONREQUEST']._serialized_start=1276
+  _globals['_WATCHOPERATIONREQUEST']._serialized_end=1321
+  _globals['_RECONCILEREQUEST']._serialized_start=1323
+  _globals['_RECONCILEREQUEST']._serialized_end=1360
+  _globals['_RECONCILERESPONSE']._serialized_start=1362
+  _globals['_RECONCILERESPONSE']._serialized_end=1470
+  _globals['_DRIFT']._serialized_start=1472
+  _globals['_DRIFT']._serialized_end=1512
+  _globals['_GETFLIGHTRECORDREQUEST']._serialized_start=1514
+  _globals['_GETFLIGHTRECORDREQUEST']._serialized_end=1557
+  _globals['_FLIGHTRECORD']._serialized_start=1559
+  _globals['_FLIGHTRECORD']._serialized_end=1615
+  _globals['_FLIGHTENTRY']._serialized_start=1618
+  _globals['_FLIGHTENTRY']._serialized_end=1918
+  _globals['_FLIGHTENTRY_KIND']._serialized_start=1853
+  _globals['_FLIGHTENTRY_KIND']._serialized_end=1918
+  _globals['_HOSTSERVICE']._serialized_start=2186
+  _globals['_HOSTSERVICE']._serialized_end=2625
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ The storage host itself, changes as they happen, and long work."""
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -400,3 +401,113 @@ class Drift(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Drift: _TypeAlias = Drift  # noqa: Y015
+
+@_typing.final
+class GetFlightRecordRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    volume_id: _builtins.str
+    """The id of a volume or snapshot; empty: all."""
+    def __init__(
+        self,
+        *,
+        volume_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["volume_id", b"volume_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetFlightRecordRequest: _TypeAlias = GetFlightRecordRequest  # noqa: Y015
+
+@_typing.final
+class FlightRecord(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlightEntry]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___FlightEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlightRecord: _TypeAlias = FlightRecord  # noqa: Y015
+
+@_typing.final
+class FlightEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[FlightEntry._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: FlightEntry._Kind.ValueType  # 0
+        KIND_COMMAND: FlightEntry._Kind.ValueType  # 1
+        """A program, nearly always LVM's."""
+        KIND_CONFIGFS: FlightEntry._Kind.ValueType  # 2
+        """A change of the kernel's tree of targets."""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: FlightEntry.Kind.ValueType  # 0
+    KIND_COMMAND: FlightEntry.Kind.ValueType  # 1
+    """A program, nearly always LVM's."""
+    KIND_CONFIGFS: FlightEntry.Kind.ValueType  # 2
+    """A change of the kernel's tree of targets."""
+
+    KIND_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    DURATION_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    VOLUME_ID_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    kind: Global___FlightEntry.Kind.ValueType
+    what: _builtins.str
+    """"lvm lvcreate", "mkdir", "write", ..."""
+    object: _builtins.str
+    """The rest of the command, or a path. What is written there is not recorded."""
+    volume_id: _builtins.str
+    """What the work was about, where it was about one volume."""
+    failure: _builtins.str
+    """Empty when it did not fail."""
+    running: _builtins.bool
+    """It has not ended: where it should have, it hangs."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def duration(self) -> _duration_pb2.Duration:
+        """So far, for what is still running."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___FlightEntry.Kind.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        duration: _duration_pb2.Duration | None = ...,
+        what: _builtins.str = ...,
+        object: _builtins.str = ...,
+        volume_id: _builtins.str = ...,
+        failure: _builtins.str = ...,
+        running: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "failure", b"failure", "kind", b"kind", "object", b"object", "running", b"running", "start_time", b"start_time", "volume_id", b"volume_id", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlightEntry: _TypeAlias = FlightEntry  # noqa: Y015

@@ -59,6 +59,11 @@ class HostServiceStub:
                 request_serializer=targetd_dot_api_dot_v1_dot_host__pb2.ReconcileRequest.SerializeToString,
                 response_deserializer=targetd_dot_api_dot_v1_dot_host__pb2.ReconcileResponse.FromString,
                 _registered_method=True)
+        self.GetFlightRecord = channel.unary_unary(
+                '/targetd.v1.HostService/GetFlightRecord',
+                request_serializer=targetd_dot_api_dot_v1_dot_host__pb2.GetFlightRecordRequest.SerializeToString,
+                response_deserializer=targetd_dot_api_dot_v1_dot_host__pb2.FlightRecord.FromString,
+                _registered_method=True)
 
 
 class HostServiceServicer:
@@ -97,6 +102,15 @@ class HostServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetFlightRecord(self, request, context):
+        """What was lately asked of LVM and of the kernel's tree of targets, and what
+        still is: at most the last 500 of each that have ended, and all that have not.
+        It holds no secrets, but the names of all initiators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_HostServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -124,6 +138,11 @@ def add_HostServiceServicer_to_server(servicer, server):
                     servicer.Reconcile,
                     request_deserializer=targetd_dot_api_dot_v1_dot_host__pb2.ReconcileRequest.FromString,
                     response_serializer=targetd_dot_api_dot_v1_dot_host__pb2.ReconcileResponse.SerializeToString,
+            ),
+            'GetFlightRecord': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetFlightRecord,
+                    request_deserializer=targetd_dot_api_dot_v1_dot_host__pb2.GetFlightRecordRequest.FromString,
+                    response_serializer=targetd_dot_api_dot_v1_dot_host__pb2.FlightRecord.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -261,6 +280,33 @@ class HostService:
             '/targetd.v1.HostService/Reconcile',
             targetd_dot_api_dot_v1_dot_host__pb2.ReconcileRequest.SerializeToString,
             targetd_dot_api_dot_v1_dot_host__pb2.ReconcileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFlightRecord(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/targetd.v1.HostService/GetFlightRecord',
+            targetd_dot_api_dot_v1_dot_host__pb2.GetFlightRecordRequest.SerializeToString,
+            targetd_dot_api_dot_v1_dot_host__pb2.FlightRecord.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,11 @@ class HostServiceStub:
     """The operation now, then at every step, until it has ended."""
     Reconcile: _grpc.UnaryUnaryMultiCallable[_host_pb2.ReconcileRequest, _host_pb2.ReconcileResponse]
     """Compares the kernel with the records and puts right what is ours."""
+    GetFlightRecord: _grpc.UnaryUnaryMultiCallable[_host_pb2.GetFlightRecordRequest, _host_pb2.FlightRecord]
+    """What was lately asked of LVM and of the kernel's tree of targets, and what
+    still is: at most the last 500 of each that have ended, and all that have not.
+    It holds no secrets, but the names of all initiators.
+    """
 
 @_typing.type_check_only
 class HostServiceAsyncStub(HostServiceStub):
@@ -51,6 +56,11 @@ class HostServiceAsyncStub(HostServiceStub):
     """The operation now, then at every step, until it has ended."""
     Reconcile: _aio.UnaryUnaryMultiCallable[_host_pb2.ReconcileRequest, _host_pb2.ReconcileResponse]  # type: ignore[assignment]
     """Compares the kernel with the records and puts right what is ours."""
+    GetFlightRecord: _aio.UnaryUnaryMultiCallable[_host_pb2.GetFlightRecordRequest, _host_pb2.FlightRecord]  # type: ignore[assignment]
+    """What was lately asked of LVM and of the kernel's tree of targets, and what
+    still is: at most the last 500 of each that have ended, and all that have not.
+    It holds no secrets, but the names of all initiators.
+    """
 
 class HostServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -90,5 +100,16 @@ class HostServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_host_pb2.ReconcileResponse, _abc.Awaitable[_host_pb2.ReconcileResponse]]:
         """Compares the kernel with the records and puts right what is ours."""
+
+    @_abc_1.abstractmethod
+    def GetFlightRecord(
+        self,
+        request: _host_pb2.GetFlightRecordRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_host_pb2.FlightRecord, _abc.Awaitable[_host_pb2.FlightRecord]]:
+        """What was lately asked of LVM and of the kernel's tree of targets, and what
+        still is: at most the last 500 of each that have ended, and all that have not.
+        It holds no secrets, but the names of all initiators.
+        """
 
 def add_HostServiceServicer_to_server(servicer: HostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
