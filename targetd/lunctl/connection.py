@@ -33,8 +33,8 @@ def who(connection: Connection) -> str:
 COLUMNS = (
     Column[Connection]("VOLUME", lambda one: one.volume_id),
     Column[Connection]("ATTACHMENT", lambda one: one.attachment_id),
-    Column[Connection]("HOST", who, 2),
-    Column[Connection]("STATE", human.connection_state, 1),
+    Column[Connection]("HOST", who, 1),
+    Column[Connection]("STATE", human.connection_state),
     Column[Connection]("MODE", lambda one: human.access_mode(one.access_mode), 3),
     Column[Connection]("SINCE", lambda one: human.moment(one.logged_in_since), 4),
     Column[Connection]("INITIATOR", lambda one: one.initiator, 5),

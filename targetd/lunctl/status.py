@@ -8,13 +8,14 @@ from dataclasses import asdict
 
 import click
 
-from targetd.api.v1 import host_pb2, volume_pb2
-from targetd.lunctl import connection, human
+from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
+from targetd.lunctl import human
 from targetd.lunctl.cli import Command
+from targetd.lunctl.connection import who
 from targetd.lunctl.current import connect
 from targetd.lunctl.documents import document
 from targetd.lunctl.findings import Finding, of_daemon
-from targetd.lunctl.output import STYLES, emit, say, styled, table
+from targetd.lunctl.output import STYLES, Column, emit, say, styled, table
 from targetd.lunctl.pool import PERCENT, used_percent
 from targetd.lunctl.present import Present, present
 from targetd.lunctl.settings import settings
@@ -24,6 +25,14 @@ from targetd.lunctl.waiting import describe
 FINDINGS_MAX = 10
 CONNECTIONS_MAX = 15
 OPERATIONS_MAX = 5
+Connection = export_pb2.Connection
+COLUMNS = (
+    Column[Connection]("VOLUME", lambda one: one.volume_id),
+    Column[Connection]("STATE", human.connection_state),
+    Column[Connection]("HOST", who, 1),
+    Column[Connection]("SINCE", lambda one: human.moment(one.logged_in_since), 2),
+    Column[Connection]("ATTACHMENT", lambda one: one.attachment_id, 3),
+)
 
 
 @click.command(cls=Command)
@@ -118,5 +127,5 @@ def _tell_attached(state: Present) -> None:
     say(f"{human.counted(len(state.connections), 'attachment')}, {logged_in} logged in")
     # Who is not logged in is what one looks for.
     shown = sorted(state.connections, key=lambda one: one.logged_in)[:CONNECTIONS_MAX]
-    table(shown, connection.COLUMNS[:-2])
+    table(shown, COLUMNS)
     _more(len(state.connections) - CONNECTIONS_MAX, "lunctl connection list")
