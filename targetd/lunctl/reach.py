@@ -10,6 +10,9 @@ from targetd.lunctl.exits import Exit
 from targetd.lunctl.settings import Settings
 
 CONNECT_SECONDS = 2.0
+# In what gRPC says when it could not connect; where TCP can, only TLS is left. A server
+# that refuses a certificate just closes the connection (TLS 1.3).
+NOT_CONNECTED = ("failed to connect", "connections to all backends failing", "handshake")
 
 
 def unreachable(settings: Settings, details: str) -> CommandError | None:
@@ -69,7 +72,7 @@ def _tcp(address: str, details: str) -> CommandError | None:
                 "/etc/targetd/targetd.toml? Does a firewall stand between?",
             ),
         )
-    if any(word in details.lower() for word in ("ssl", "tls", "handshake", "certificate")):
+    if any(words in details for words in NOT_CONNECTED):
         return CommandError(
             f"{address}: the two sides do not accept each other's certificates",
             Exit.NOT_ALLOWED,
