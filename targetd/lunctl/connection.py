@@ -70,7 +70,7 @@ def show(volume_id: str, attachment_id: str) -> None:
 @command.command()
 @volume_argument
 @click.option("--initiator", required=True, metavar="IQN", help="Its name, as in its iSCSI stack.")
-@click.option("--host", default="", help="What people call it.")
+@click.option("--host", metavar="NAME", default="", help="What people call it.")
 @click.option(
     "--attachment",
     "attachment_id",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,15 +58,17 @@ class Entry:
     options: tuple[tuple[str, str], ...]
 
 
-def _entry(context: click.Context) -> Entry:
+def _entry(context: click.Context, *left_out: str) -> Entry:
     command = context.command
     pieces = " ".join(command.collect_usage_pieces(context))
-    records = (parameter.get_help_record(context) for parameter in command.get_params(context))
-    options = tuple(
-        record for record in records if record and record[0] not in ("--json", "-h, --help")
+    records = (
+        parameter.get_help_record(context)
+        for parameter in command.get_params(context)
+        if isinstance(parameter, click.Option) and parameter.name not in ("help", *left_out)
     )
-    help = command.help or ""
-    return Entry(context.command_path, f"{context.command_path} {pieces}", help, options)
+    options = tuple((record[0], " ".join(record[1].split())) for record in records if record)
+    text = inspect.cleandoc(command.help or "")
+    return Entry(context.command_path, f"{context.command_path} {pieces}", text, options)
 
 
 def entries() -> Iterator[Entry]:
@@ -76,12 +79,12 @@ def entries() -> Iterator[Entry]:
         assert command is not None
         context = click.Context(command, info_name=name, parent=outer)
         if not isinstance(command, click.Group):
-            yield _entry(context)
+            yield _entry(context, "json")
             continue
         for inner in command.list_commands(context):
             found = command.get_command(context, inner)
             assert found is not None
-            yield _entry(click.Context(found, info_name=inner, parent=context))
+            yield _entry(click.Context(found, info_name=inner, parent=context), "json")
 
 
 def global_entry() -> Entry:

@@ -134,6 +134,12 @@ def volume_option(command: Decorated) -> Decorated:
     )(command)
 
 
+def pool_option(help: str) -> Callable[[Decorated], Decorated]:
+    return click.option(
+        "--pool", metavar="POOL", default="", shell_complete=complete_pools, help=help
+    )
+
+
 def yes_option(command: Decorated) -> Decorated:
     return click.option("--yes", "-y", is_flag=True, help="Do not ask.")(command)
 

@@ -15,11 +15,11 @@ from targetd.lunctl.exits import Exit
 from targetd.lunctl.output import Column, answer, done, listing, note
 from targetd.lunctl.parameters import (
     SIZE_TYPE,
-    complete_pools,
     complete_snapshots,
     complete_volumes,
     confirm,
     own_or_new_id,
+    pool_option,
     volume_argument,
     wait_option,
     yes_option,
@@ -46,7 +46,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--pool", default="", shell_complete=complete_pools, help="Only those of this pool.")
+@pool_option("Only those of this pool.")
 def list_(pool: str) -> None:
     """Show all volumes."""
     client = connect()
@@ -64,7 +64,7 @@ def show(volume_id: str) -> None:
 @command.command()
 @click.argument("volume_id", metavar="[VOLUME]", required=False)
 @click.option("--size", "size_bytes", type=SIZE_TYPE, help="Like 10GiB. Default: its source's.")
-@click.option("--pool", default="", shell_complete=complete_pools, help="Default: the only one.")
+@pool_option("Default: the only one.")
 @click.option("--multi-attach", is_flag=True, help="Several hosts may be connected at once.")
 @click.option(
     "--from-snapshot",
@@ -179,8 +179,8 @@ def deleted(
 
 @command.command()
 @click.argument("lv_name", metavar="LV")
-@click.option("--id", "volume_id", help="A UUID. Default: one is made.")
-@click.option("--pool", default="", shell_complete=complete_pools, help="Default: the only one.")
+@click.option("--id", "volume_id", metavar="UUID", help="A UUID. Default: one is made.")
+@pool_option("Default: the only one.")
 @click.option("--multi-attach", is_flag=True, help="Several hosts may be connected at once.")
 def adopt(lv_name: str, volume_id: str | None, pool: str, multi_attach: bool) -> None:
     """Take over the logical volume LV of the pool's volume group, with its data.
@@ -196,7 +196,9 @@ def adopt(lv_name: str, volume_id: str | None, pool: str, multi_attach: bool) ->
 
 @command.command()
 @volume_argument
-@click.option("--name", "lv_name", default="", help="What the logical volume is to be called.")
+@click.option(
+    "--name", "lv_name", metavar="LV", default="", help="What the logical volume is to be called."
+)
 def release(volume_id: str, lv_name: str) -> None:
     """Let go of a volume: its logical volume and data stay on the host."""
     client = connect()
