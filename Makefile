@@ -11,7 +11,7 @@ export PYTHONPATH := .:drivers
 CODE := targetd drivers lab tests
 
 PARTS := lab-crashes lab-contract lab-others
-.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages clean help
+.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format manual lock packages clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -77,6 +77,9 @@ bench: packages $(VENV)/ready
 
 stubs: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate
+
+manual: $(VENV)/ready
+	$(PYTHON) -m targetd.lunctl.manual
 
 format: $(VENV)/ready
 	$(VENV)/bin/ruff check --fix $(CODE)

@@ -64,7 +64,9 @@ def _entry(context: click.Context, *left_out: str) -> Entry:
     records = (
         parameter.get_help_record(context)
         for parameter in command.get_params(context)
-        if isinstance(parameter, click.Option) and parameter.name not in ("help", *left_out)
+        if isinstance(parameter, click.Option)
+        and "--help" not in parameter.opts
+        and parameter.name not in left_out
     )
     options = tuple((record[0], " ".join(record[1].split())) for record in records if record)
     text = inspect.cleandoc(command.help or "")

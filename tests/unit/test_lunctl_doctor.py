@@ -234,11 +234,7 @@ def test_findings_are_from_the_daemons_answers() -> None:
             "is degraded",
         ),
         (
-            Present(
-                operations=[
-                    host_pb2.Operation(state=host_pb2.OPERATION_STATE_FAILED, error="it failed")
-                ]
-            ),
+            Present(operations=[host_pb2.Operation(state=failed, error="it failed")]),
             [],
             ERROR,
             "it failed",
