@@ -11,7 +11,7 @@ export PYTHONPATH := .:drivers
 CODE := targetd drivers lab tests
 
 PARTS := lab-crashes lab-contract lab-others
-.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format manual lock packages clean help
+.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -78,6 +78,7 @@ bench: packages $(VENV)/ready
 stubs: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate
 
+.PHONY: manual
 manual: $(VENV)/ready
 	$(PYTHON) -m targetd.lunctl.manual
 

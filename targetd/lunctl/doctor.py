@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import UTC
 from pathlib import Path
 
 import click
@@ -18,9 +19,10 @@ from targetd.lunctl.errors import CommandError
 from targetd.lunctl.exits import Exit
 from targetd.lunctl.findings import ERROR, OK, SKIPPED, WARNING, Finding, of_daemon
 from targetd.lunctl.output import emit, say
-from targetd.lunctl.present import present
+from targetd.lunctl.present import Present, present
 from targetd.lunctl.settings import settings
 from targetd.lunctl.status import tell
+from targetd.model import Export
 
 
 @click.command(cls=Command)
@@ -82,13 +84,15 @@ def _daemon() -> Iterator[Finding]:
     if not found:
         yield Finding(OK, "daemon", f"targetd {host.version} serves, and all it has is well")
     if state.exports and settings().endpoint.startswith("unix:"):
-        yield _portals(list(host.portals))
+        yield _portals(list(host.portals), state)
 
 
-def _portals(portals: list[str]) -> Finding:
+def _portals(portals: list[str], state: Present) -> Finding:
+    # As the engines: brought in only for this host.
     from targetd.host import missing_listeners
 
-    missing = missing_listeners(portals, [object()])  # type: ignore[list-item]
+    exports = [Export(one.volume_id, one.create_time.ToDatetime(UTC)) for one in state.exports]
+    missing = missing_listeners(portals, exports)
     if missing:
         return Finding(
             ERROR,

@@ -29,6 +29,7 @@ OF_REASONS: Mapping[str, tuple[str, ...]] = {
     "NAME_TAKEN": ("Choose another name or id, or rename what has it: lvrename",),
     "DEVICE_IN_USE": ("On the storage host, lsblk and fuser show what holds it.",),
     "SNAPSHOT_OVERFLOWED": ("lunctl snapshot delete {snapshot_id}",),
+    "RESOURCE_EXHAUSTED": ("lunctl pool list",),
     "POOL_DATA_FULL": ("lunctl pool list",),
     "POOL_METADATA_FULL": ("lunctl pool list",),
     "OVER_SUBSCRIBED": ("lunctl pool list",),
@@ -41,7 +42,6 @@ OF_REASONS: Mapping[str, tuple[str, ...]] = {
     "INTERNAL": (LOG,),
 }
 OF_CODES: Mapping[str, tuple[str, ...]] = {
-    "RESOURCE_EXHAUSTED": ("lunctl pool list",),
     "DEADLINE_EXCEEDED": (
         "Whether it was done is not known: the same command again finishes it, or tells.",
     ),

@@ -71,16 +71,14 @@ def list_() -> None:
 @click.argument("name", metavar="POOL", shell_complete=complete_pools)
 def show(name: str) -> None:
     """Show one pool with all its figures."""
-    found = pools()
-    for pool in found:
-        if pool.name == name:
-            answer(pool, lambda pool=pool: _details(pool))  # type: ignore[misc]
-            return
-    raise CommandError(
-        f"there is no pool {name}",
-        Exit.NOT_FOUND,
-        hints=(f"The pools are: {', '.join(sorted(pool.name for pool in found))}",),
-    )
+    found = {pool.name: pool for pool in pools()}
+    if name not in found:
+        raise CommandError(
+            f"there is no pool {name}",
+            Exit.NOT_FOUND,
+            hints=(f"The pools are: {', '.join(sorted(found))}",),
+        )
+    answer(found[name], lambda: _details(found[name]))
 
 
 def _details(pool: volume_pb2.Pool) -> list[tuple[str, str]]:

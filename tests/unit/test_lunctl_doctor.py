@@ -7,16 +7,19 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
-from lab import certificates
-from lab.certificates import Authority
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
 from targetd.config import Config, TlsConfig
 from targetd.engines import process
@@ -202,14 +205,12 @@ def test_a_host_that_lvm_does_not_answer_on(machine: Machine) -> None:
     ],
 )
 def test_certificates_that_end(machine: Machine, valid: timedelta, level: str) -> None:
-    with patch.object(certificates, "VALID", valid):
-        authority = Authority()
-        certificate, key = authority.issue("storage")
+    certificate = _certificate(datetime.now(UTC) + valid)
     files = TlsConfig(*(machine.folder / name for name in ("certificate", "key", "ca")))
     for path, content in (
         (files.certificate, certificate),
-        (files.key, key),
-        (files.client_ca, authority.certificate),
+        (files.key, b"a key"),
+        (files.client_ca, certificate),
     ):
         path.write_bytes(content)
         path.chmod(0o600)
@@ -218,6 +219,14 @@ def test_certificates_that_end(machine: Machine, valid: timedelta, level: str) -
     assert found == [level, level]
     files.key.chmod(0o644)
     assert "chmod 600" in machine.wrong()[-1][2]
+
+
+def _certificate(until: datetime) -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "storage")])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    valid = made.not_valid_before(until - timedelta(days=400)).not_valid_after(until)
+    return valid.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def test_findings_are_from_the_daemons_answers() -> None:

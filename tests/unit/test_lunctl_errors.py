@@ -5,18 +5,15 @@ from __future__ import annotations
 import socket
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar
 from unittest.mock import patch
 
 import grpc
 import pytest
 from targetd_driver import Endpoint
 
-from lab.certificates import Authority
-from targetd.config import TlsConfig
 from targetd.errors import FailedPrecondition, TargetdError
 from targetd.lunctl.exits import MEANINGS, OF_CODES, Exit
 from targetd.lunctl.hints import OF_REASONS, hints_for
@@ -134,53 +131,12 @@ def test_a_late_answer_and_the_id_to_repeat_with(
     assert len(lunctl.json("volume", "list")["volumes"]) == 1
 
 
-def test_an_answer_of_nobody_on_tcp(address: str) -> None:
-    lunctl = Lunctl(Endpoint(address))
+def test_tcp_without_its_files(host: Host) -> None:
+    lunctl = Lunctl(Endpoint("127.0.0.1:1"))
     assert "TCP needs TLS" in lunctl.run("host", status=2).stderr
     assert "belong together" in lunctl.run("host", "--tls-ca", "/nowhere", status=2).stderr
     files = ("--tls-ca", "/nowhere", "--tls-certificate", "/nowhere", "--tls-key", "/nowhere")
     assert "/nowhere cannot be read" in lunctl.run("host", *files, status=2).stderr
-
-
-def _files(folder: Path, authority: Authority, trusted: Authority, *addresses: str) -> list[str]:
-    folder.mkdir()
-    certificate, key = authority.issue("localhost", addresses)
-    pieces = {"ca": trusted.certificate, "certificate": certificate, "key": key}
-    options = []
-    for name, content in pieces.items():
-        (folder / name).write_bytes(content)
-        options += [f"--tls-{name}", str(folder / name)]
-    return options
-
-
-@pytest.fixture
-def address() -> str:
-    """Where nobody listens."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        return f"127.0.0.1:{server.getsockname()[1]}"
-
-
-def test_over_tcp_with_certificates(address: str, tmp_path: Path) -> None:
-    ours, other = Authority(), Authority()
-    files = _files(tmp_path / "server", ours, ours, "127.0.0.1")
-    tls = TlsConfig(*(Path(files[at]) for at in (3, 5, 1)))
-
-    class Backing(SimulatedBacking):
-        options: ClassVar[Mapping[str, Any]] = {"listen": address, "tls": tls}
-
-    with closing(Backing(tmp_path)):
-        _over_tcp(Lunctl(Endpoint(address)), tmp_path, ours, other)
-
-
-def _over_tcp(lunctl: Lunctl, tmp_path: Path, ours: Authority, other: Authority) -> None:
-    right = _files(tmp_path / "right", ours, ours)
-    assert lunctl.json("host", *right)["portals"] == ["192.0.2.1:3260"]
-    assert "it is on another host" in lunctl.run("doctor", *right).stdout
-    for name, authority, trusted in (("other", ours, other), ("client", other, ours)):
-        wrong = _files(tmp_path / name, authority, trusted)
-        assert "certificates" in lunctl.run("host", *wrong, status=7).stderr
-    nobody = ("--endpoint", "127.0.0.1:1")
-    assert "Connection refused" in lunctl.run("host", *right, *nobody, status=8).stderr
 
 
 def test_what_the_daemon_did_not_expect(
