@@ -107,10 +107,12 @@ def test_nobody_listens(lunctl: Lunctl, tmp_path: Path) -> None:
     assert "nothing listens there" in left
 
 
-def test_the_daemon_is_starting(lunctl: Lunctl, simulated_backing: SimulatedBacking) -> None:
-    calls = simulated_backing.daemon._server._calls
-    calls._serving.clear()
-    error = lunctl.error("volume", "list", status=8)
+def test_the_daemon_is_starting(tmp_path: Path) -> None:
+    with (
+        patch("targetd.server.serve.Server.serving"),
+        closing(SimulatedBacking(tmp_path)) as backing,
+    ):
+        error = Lunctl(backing.endpoint).error("volume", "list", status=8)
     assert error["reason"] == "STARTING" and "journalctl -fu targetd" in error["hints"][0]
 
 
