@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from typing import IO, Any
 
@@ -11,6 +10,7 @@ import click
 
 from targetd.lunctl.exits import Exit
 from targetd.lunctl.settings import Settings
+from targetd.lunctl.style import BAD, colour, styled
 
 
 class CommandError(click.ClickException):
@@ -51,8 +51,6 @@ class CommandError(click.ClickException):
         if self._json:
             click.echo(json.dumps(self.document(), indent=2), err=True)
             return
-        color = False if os.environ.get("NO_COLOR") else None
-        click.secho("lunctl: ", err=True, nl=False, fg="red", bold=True, color=color)
-        click.echo(self.message, err=True)
+        click.echo(f"{styled('lunctl:', BAD)} {self.message}", err=True, color=colour())
         for hint in self.hints:
             click.echo(f"  {hint}", err=True)

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -47,10 +49,11 @@ class SizeType(click.ParamType[int, str | int]):
         if match is None or not (match[2] or match[3]):
             self.fail(f"{value!r} is not a size; write it like 10GiB, 512MiB or 1.5TiB", param)
         base = 1000 if match[3].upper() == "B" and match[2] else 1024
-        count = float(match[1]) * base ** POWERS.index(match[2].upper())
-        if count != int(count) or count < 1:
-            self.fail(f"{value!r} is not a whole number of bytes", param)
-        return int(count)
+        count = Fraction(match[1]) * base ** POWERS.index(match[2].upper())
+        if not count:
+            self.fail(f"{value!r} is no size", param)
+        whole: int = ceil(count)
+        return whole
 
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem[Any]]]

@@ -10,9 +10,10 @@ from targetd.lunctl.cli import Command
 from targetd.lunctl.current import connect
 from targetd.lunctl.documents import document
 from targetd.lunctl.exits import Exit
-from targetd.lunctl.output import Column, emit, say, styled, table
+from targetd.lunctl.output import Column, emit, say, table
 from targetd.lunctl.parameters import complete_volumes
 from targetd.lunctl.settings import settings
+from targetd.lunctl.style import styled
 
 # All exports of a large host are looked at.
 SECONDS = 600.0
@@ -48,7 +49,7 @@ def _tell(found: host_pb2.ReconcileResponse) -> None:
     if found.drifts:
         table(found.drifts, COLUMNS)
     for volume_id in found.degraded_volume_ids:
-        styled(("degraded", "bold red"), f": {volume_id}; why: journalctl -u targetd")
+        say(f"{styled('degraded')}: {volume_id}; why: journalctl -u targetd")
     say(
         f"{human.counted(found.exports_checked, 'export')} checked, "
         f"{human.counted(len(found.drifts), 'difference')} found"

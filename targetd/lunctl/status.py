@@ -15,10 +15,11 @@ from targetd.lunctl.connection import who
 from targetd.lunctl.current import connect
 from targetd.lunctl.documents import document
 from targetd.lunctl.findings import Finding, of_daemon
-from targetd.lunctl.output import STYLES, Column, emit, say, styled, table
+from targetd.lunctl.output import Column, emit, say, table
 from targetd.lunctl.pool import PERCENT, used_percent
 from targetd.lunctl.present import Present, present
 from targetd.lunctl.settings import settings
+from targetd.lunctl.style import HEADING, styled
 from targetd.lunctl.waiting import describe
 
 # More do not fit on one screen; the lists show all.
@@ -60,7 +61,7 @@ def command() -> None:
     tell(findings[:FINDINGS_MAX])
     _more(len(findings) - FINDINGS_MAX, "lunctl doctor")
     if not findings:
-        styled(("ok", STYLES["ok"]), ": nothing is wrong")
+        say(f"{styled('ok')}: nothing is wrong")
     _tell_pools(pools)
     _tell_volumes(state)
     _tell_work(state.operations)
@@ -70,10 +71,7 @@ def command() -> None:
 def tell(findings: Sequence[Finding]) -> None:
     """Each with its cure below it."""
     for finding in findings:
-        styled(
-            (finding.level, STYLES.get(finding.level, "dim")),
-            f": {human.clean(finding.what)}",
-        )
+        say(f"{styled(finding.level)}: {human.clean(finding.what)}")
         if finding.cure:
             say(f"    {finding.cure}")
 
@@ -85,7 +83,7 @@ def _more(count: int, command_line: str) -> None:
 
 def _heading(text: str) -> None:
     say("")
-    styled((text, "bold"))
+    say(styled(text, HEADING))
 
 
 def _tell_pools(pools: Sequence[volume_pb2.Pool]) -> None:

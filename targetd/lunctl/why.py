@@ -15,10 +15,11 @@ from targetd.lunctl.connection import who
 from targetd.lunctl.current import connect
 from targetd.lunctl.errors import CommandError
 from targetd.lunctl.exits import Exit
-from targetd.lunctl.output import emit, say, styled
+from targetd.lunctl.output import emit, say
 from targetd.lunctl.parameters import volume_argument
 from targetd.lunctl.present import Present, present
 from targetd.lunctl.settings import settings
+from targetd.lunctl.style import HEADING, styled
 from targetd.lunctl.waiting import describe
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def command(volume_id: str) -> None:
     if settings().json:
         emit(_document(volume_id, state, reasons))
         return
-    styled(("volume ", "bold"), (volume_id, "bold"))
+    say(styled(f"volume {volume_id}", HEADING))
     for reason in reasons:
         say(f"- {human.clean(reason.what)}")
         if reason.next:

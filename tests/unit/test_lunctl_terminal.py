@@ -295,7 +295,7 @@ def test_completion_of_other_shells(lunctl: Lunctl, shell: str, word: str) -> No
 # Start
 
 
-def _imported(*arguments: str) -> str:
+def _imported(*arguments: str, endpoint: str = "") -> str:
     """The modules that a start of the program imports."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "targetd.lunctl", *arguments],
@@ -303,7 +303,11 @@ def _imported(*arguments: str) -> str:
         text=True,
         check=True,
         cwd=ROOT,
-        env={"PYTHONPATH": f"{ROOT}:{ROOT}/drivers", "PYTHONUTF8": "1"},
+        env={
+            "PYTHONPATH": f"{ROOT}:{ROOT}/drivers",
+            "PYTHONUTF8": "1",
+            "LUNCTL_ENDPOINT": endpoint,
+        },
     )
     return done.stderr
 
@@ -322,6 +326,13 @@ def test_help_does_without_what_takes_long(arguments: list[str], heavy: tuple[st
     assert "targetd.lunctl.cli" in imported
     for name in heavy:
         assert not re.search(rf"\| +{re.escape(name)}(\.|$)", imported, re.MULTILINE), name
+
+
+def test_a_list_does_without_bars(lunctl: Lunctl, host: Host) -> None:
+    host.create()
+    imported = _imported("volume", "list", endpoint=lunctl.endpoint)
+    assert re.search(r"\| +grpc$", imported, re.MULTILINE)
+    assert not re.search(r"\| +rich(\.|$)", imported, re.MULTILINE)
 
 
 def test_the_program_starts_as_its_command_line_says() -> None:
