@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from targetd.lunctl.human import size
+from targetd.server import convert
 from tests.hosts import MEBIBYTE, Host, SimulatedBacking, properties_of
 from tests.lunctl import Lunctl
 
@@ -63,6 +66,13 @@ def test_the_same_id_again_is_a_repetition(lunctl: Lunctl) -> None:
     create = ("volume", "create", volume_id, "--size", "16M", "--pool", "thin")
     assert lunctl.json(*create) == lunctl.json(*create)
     assert len(lunctl.json("volume", "list")["volumes"]) == 1
+
+
+def test_lists_of_several_pages(lunctl: Lunctl, host: Host) -> None:
+    volume_ids = {host.create() for _ in range(5)}
+    with patch.object(convert, "PAGE_SIZE_MAX", 2):
+        listed = lunctl.json("volume", "list")["volumes"]
+    assert len(listed) == 5 and {one["volume_id"] for one in listed} == volume_ids
 
 
 def test_a_delete_asks_first(lunctl: Lunctl, host: Host) -> None:
@@ -140,6 +150,8 @@ def test_a_connection_without_its_secret(lunctl: Lunctl, host: Host, tmp_path: P
     secrets = (shown["auth_password"], shown["mutual_auth_password"])
     assert all(len(secret) == 16 for secret in secrets)
     file = tmp_path / "properties"
+    # The daemon, here in the same process, has set a strict one.
+    os.umask(0o022)
     for done in (
         lunctl.run(*create),
         lunctl.run(*create, "--json"),
@@ -244,7 +256,7 @@ def test_a_session_without_attachment_is_an_alarm(
     target = lio._host.targets[iqn]
     target.acls[STRANGER] = target.acls[IQN]
     user, password = properties["auth_username"], properties["auth_password"]
-    assert lio.log_in(iqn, STRANGER, user, password)
+    assert lio.log_in(iqn, STRANGER, user, password) and lio.log_in(iqn, IQN, user, password)
     said = f"{STRANGER} is logged in"
     end = time.monotonic() + 30
     # Lists know of it when it was next looked for.
@@ -252,6 +264,7 @@ def test_a_session_without_attachment_is_an_alarm(
         assert time.monotonic() < end
         time.sleep(0.2)
     assert said in lunctl.run("why", volume_id).stdout
+    assert f"{IQN} is logged in" not in lunctl.run("status").stdout
     assert "no attachment" in lunctl.run("session", "list").stdout
 
 
