@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = {
     "operation": "Show and follow long work: wipes and copies.",
     "reconcile": "Compare the kernel with the records and put right what is ours.",
     "host": "Show the storage host: version, portals, capabilities.",
+    "tls": "Make the certificates of a lab or a small site.",
     "completion": "Print the completion script of a shell.",
 }
 
