@@ -81,6 +81,10 @@ bench: packages $(VENV)/ready
 stubs: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate
 
+.PHONY: manual
+manual: $(VENV)/ready
+	$(PYTHON) -m targetd.lunctl.manual
+
 format: $(VENV)/ready
 	$(VENV)/bin/ruff check --fix $(CODE)
 	$(VENV)/bin/ruff format $(CODE)
