@@ -1,4 +1,4 @@
-"""What the work of this thread is about: its method, volume, snapshot, attachment.
+"""What the work of this thread is about: its method, volume, snapshot, attachment; since when.
 
 Whoever begins a piece of work says so once; the log and the flight recorder
 then know it wherever they are reached from.
@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
+from time import monotonic
+from typing import NamedTuple
 
-# Of the names in ``logs.FIELDS``. None of them ever holds a secret.
-Subject = Mapping[str, str]
 
-NOTHING: Subject = {}
+class Subject(NamedTuple):
+    # Of the names in ``logs.FIELDS``. None of them ever holds a secret.
+    fields: Mapping[str, str]
+    # When the work began, monotonic.
+    started: float
+
+
+NOTHING = Subject({}, monotonic())
 _subject: ContextVar[Subject] = ContextVar("subject", default=NOTHING)
 # A call of it costs next to nothing, on the way of every write to configfs.
 current = _subject.get
@@ -25,8 +32,10 @@ class about:
         self._fields = fields
         self._before: Token[Subject] | None = None
 
-    def __enter__(self) -> None:
-        self._before = _subject.set({**_subject.get(), **self._fields})
+    def __enter__(self) -> Subject:
+        subject = Subject({**_subject.get().fields, **self._fields}, monotonic())
+        self._before = _subject.set(subject)
+        return subject
 
     def __exit__(self, *_: object) -> None:
         assert self._before is not None, "entered"

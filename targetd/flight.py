@@ -33,7 +33,8 @@ class Kind(StrEnum):
     CONFIGFS = "configfs"
 
 
-# When it began (monotonic), what is done, to what, and what the work is about.
+# When it began (monotonic), or the work that it belongs to; what is done, to what, and
+# what the work is about.
 Begun = tuple[float, str, str, Subject]
 
 
@@ -46,8 +47,8 @@ class Entry(NamedTuple):
     # A path, or the rest of the command.
     object: str
     volume_id: str
-    # So far, for what is under way.
-    seconds: float
+    # So far, for what is under way; none where nobody looked at the clock.
+    seconds: float | None
     # An empty text: it did not fail.
     failure: str
     running: bool
@@ -55,17 +56,28 @@ class Entry(NamedTuple):
     def __str__(self) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(self.time))
         ended = "under way" if self.running else self.failure or "ok"
-        return f"{clock} {self.what} {self.object}: {ended}, {self.seconds:.3f} s"
+        took = "" if self.seconds is None else f", {self.seconds:.3f} s"
+        return f"{clock} {self.what} {self.object}: {ended}{took}"
+
+
+class Now(NamedTuple):
+    monotonic: float
+    # What to add to a monotonic time, for seconds since the epoch.
+    epoch: float
+
+
+def _now() -> Now:
+    now = monotonic()
+    return Now(now, time.time() - now)
 
 
 class Recorder:
+    """Of one kind. No locks: each line of begin and end is one step of the interpreter."""
+
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
-        self._ended: deque[tuple[Begun, float, int | str]] = deque(maxlen=ENTRIES_MAX)
+        self._ended: deque[tuple[Begun, float | None, int | str]] = deque(maxlen=ENTRIES_MAX)
         self._running: dict[int, Begun] = {}
-
-    # Both are on the way of every write to configfs: no locks, since each line of
-    # them is one step of the interpreter, and nothing is made a text before it is asked for.
 
     def begin(self, what: str, object: str) -> Begun:
         begun = (monotonic(), what, object, context.current())
@@ -77,22 +89,35 @@ class Recorder:
         del self._running[id(begun)]
         self._ended.append((begun, monotonic(), failure))
 
-    def entries(self) -> list[Entry]:
-        now = monotonic()
+    # Some things are done by the dozen for one attachment, each in the time that a look at the
+    # clock takes where that is a system call. They have the time of the work they belong to.
+
+    def begin_untimed(self, what: str, object: str) -> Begun:
+        subject = context.current()
+        begun = (subject.started, what, object, subject)
+        self._running[id(begun)] = begun
+        return begun
+
+    def end_untimed(self, begun: Begun, failure: int | str = 0) -> None:
+        del self._running[id(begun)]
+        self._ended.append((begun, None, failure))
+
+    def entries(self, now: Now | None = None) -> list[Entry]:
+        """Nothing is made a text before it is asked for."""
+        now = now or _now()
         found = [(*one, False) for one in list(self._ended)]
-        found += [(begun, now, 0, True) for begun in list(self._running.values())]
-        epoch = time.time() - now
-        return [self._entry(epoch, *one) for one in found]
+        found += [(begun, now.monotonic, 0, True) for begun in list(self._running.values())]
+        return [self._entry(now.epoch, *one) for one in found]
 
     def _entry(
-        self, epoch: float, begun: Begun, end: float, failure: int | str, running: bool
+        self, epoch: float, begun: Begun, end: float | None, failure: int | str, running: bool
     ) -> Entry:
         start, what, object, subject = begun
         if isinstance(failure, int):
             failure = errno.errorcode.get(failure, str(failure)) if failure else ""
-        volume_id = subject.get("volume_id", "")
-        at, seconds = epoch + start, end - start
-        return Entry(self._kind, at, what, object, volume_id, seconds, failure, running)
+        seconds = None if end is None else end - start
+        volume_id = subject.fields.get("volume_id", "")
+        return Entry(self._kind, epoch + start, what, object, volume_id, seconds, failure, running)
 
 
 commands = Recorder(Kind.COMMAND)
@@ -101,9 +126,10 @@ configfs = Recorder(Kind.CONFIGFS)
 
 def entries(about: str = "") -> list[Entry]:
     """All, or those about a volume or snapshot; oldest first."""
+    now = _now()
     found = [
         entry
-        for entry in commands.entries() + configfs.entries()
+        for entry in commands.entries(now) + configfs.entries(now)
         if about in (entry.volume_id, "") or about in entry.object
     ]
     return sorted(found, key=lambda entry: entry.time)

@@ -57,7 +57,7 @@ def lines(stream: TextIO) -> logging.Handler:
 
 def add_subject(record: logging.LogRecord) -> bool:
     """A filter that keeps all, and puts on each what the work is about."""
-    for name, value in context.current().items():
+    for name, value in context.current().fields.items():
         # What the log call itself said is the more exact.
         if value and not hasattr(record, name):
             setattr(record, name, value)

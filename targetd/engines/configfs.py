@@ -26,8 +26,11 @@ def _write(path: str, value: str) -> None:
         os.close(descriptor)
 
 
-def _recorded(what: str, change: Callable[..., None]) -> Callable[..., None]:
-    begin, end = flight.configfs.begin, flight.configfs.end
+def _recorded(what: str, change: Callable[..., None], timed: bool = False) -> Callable[..., None]:
+    record = flight.configfs
+    begin, end = record.begin_untimed, record.end_untimed
+    if timed:
+        begin, end = record.begin, record.end
 
     def recorded(path: str, *value: str) -> None:
         begun, failure = begin(what, path), -1
@@ -47,6 +50,8 @@ def _recorded(what: str, change: Callable[..., None]) -> Callable[..., None]:
 write: Callable[[str, str], None] = _recorded("write", _write)
 mkdir: Callable[[str], None] = _recorded("mkdir", os.mkdir)
 rmdir: Callable[[str], None] = _recorded("rmdir", os.rmdir)
+# Of an ACL with sessions: the kernel waits for their end.
+rmdir_waiting: Callable[[str], None] = _recorded("rmdir", os.rmdir, timed=True)
 unlink: Callable[[str], None] = _recorded("unlink", os.unlink)
 # The link, and what it leads to.
 link: Callable[[str, str], None] = _recorded("link", lambda path, to: os.symlink(to, path))
@@ -81,10 +86,10 @@ def make_folder(path: str) -> bool:
     return True
 
 
-def remove_folder(path: str) -> bool:
-    """Returns whether it was there."""
+def remove_folder(path: str, waits: bool = False) -> bool:
+    """Returns whether it was there; ``waits`` says that it may take long."""
     try:
-        rmdir(path)
+        (rmdir_waiting if waits else rmdir)(path)
     except FileNotFoundError:
         return False
     return True

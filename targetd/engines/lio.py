@@ -229,10 +229,10 @@ class Lio:
             # Closes every session of the initiator and waits for their end
             # (core_tpg_del_initiator_node_acl in Linux).
             try:
-                remove_folder(folder)
+                remove_folder(folder, waits=live)
             except OSError:
                 unmap_all(folder)
-                remove_folder(folder)
+                remove_folder(folder, waits=live)
             self._see_sessions_end(iqn, initiator)
             return live
 

@@ -241,8 +241,10 @@ def operation_message(operation: Operation) -> host_pb2.Operation:
 
 
 def flight_message(entry: Entry) -> host_pb2.FlightEntry:
-    duration, start = Duration(), Timestamp()
-    duration.FromNanoseconds(int(entry.seconds * 1e9))
+    duration, start = None, Timestamp()
+    if entry.seconds is not None:
+        duration = Duration()
+        duration.FromNanoseconds(int(entry.seconds * 1e9))
     start.FromNanoseconds(int(entry.time * 1e9))
     return host_pb2.FlightEntry(
         kind=FLIGHT_KINDS[entry.kind],

@@ -67,16 +67,15 @@ class ObservingInterceptor(grpc.ServerInterceptor):
         name, method = path[1:], path.rpartition("/")[2]
 
         def call(request: Any, context: grpc.ServicerContext) -> Any:
-            started = time.monotonic()
             ids = self._ids(request)
-            with about(method=name, **ids):
+            with about(method=name, **ids) as subject:
                 failed = True
                 try:
                     answer = handler(request, context)
                     failed = False
                     return answer
                 finally:
-                    self._time(method, time.monotonic() - started)
+                    self._time(method, time.monotonic() - subject.started)
                     self._ended(method, context, ids, failed)
 
         return call

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import grpc
 import pytest
@@ -100,6 +102,20 @@ def test_threads_record_at_once() -> None:
     assert not any(entry.running for entry in recorder.entries())
 
 
+def test_changes_of_the_tree_have_the_time_of_their_call(tmp_path: Path) -> None:
+    with about(volume_id=VOLUME) as call:
+        with patch.object(flight, "monotonic", side_effect=AssertionError("the clock is slow")):
+            configfs.mkdir(f"{tmp_path}/acl")
+            configfs.rmdir(f"{tmp_path}/acl")
+        configfs.mkdir(f"{tmp_path}/acl")
+        configfs.remove_folder(f"{tmp_path}/acl", waits=True)
+    *first, made, removed = flight.entries()
+    begun = time.time() - (time.monotonic() - call.started)
+    assert all(abs(one.time - begun) < 1e-3 and one.seconds is None for one in (*first, made))
+    assert removed.what == "rmdir" and removed.seconds is not None and removed.seconds > 0
+    assert str(made).endswith("acl: ok") and str(removed).endswith(" s")
+
+
 def test_of_one_volume() -> None:
     with about(volume_id=VOLUME):
         flight.commands.end(flight.commands.begin("lvm vgs", ""))
@@ -157,7 +173,9 @@ def test_the_record_is_given_on_request(host: Host) -> None:
     assert change.kind == host_pb2.FlightEntry.KIND_CONFIGFS
     assert change.running and change.object == "/odd?" and change.volume_id == VOLUME
     assert change.start_time.ToDatetime().year >= 2026 and change.duration.nanos > 0
-    flight.configfs.end(begun)
+    flight.configfs.end_untimed(begun)
+    _, change = host.hosts.GetFlightRecord(RECORD).entries
+    assert not change.running and not change.HasField("duration")
     of_other = host_pb2.GetFlightRecordRequest(volume_id=OTHER)
     assert not host.hosts.GetFlightRecord(of_other).entries
     with refused_with(grpc.StatusCode.INVALID_ARGUMENT):

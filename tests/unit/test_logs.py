@@ -144,9 +144,9 @@ def test_what_the_work_is_about_is_on_every_record(journal: Journal, log: loggin
 
 @pytest.mark.parametrize("kept_by_caller", [True, False])
 def test_work_in_another_thread_is_about_the_same(kept_by_caller: bool) -> None:
-    with about(volume_id=VOLUME):
+    with about(volume_id=VOLUME) as subject:
         seen = VolumeWorkers().run(VOLUME, Deadline(10, kept_by_caller), current)
-    assert seen == {"volume_id": VOLUME}
+    assert seen == subject and seen.fields == {"volume_id": VOLUME}
 
 
 def test_without_a_journal_it_goes_to_stderr(

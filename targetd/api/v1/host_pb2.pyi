@@ -487,10 +487,16 @@ class FlightEntry(_message.Message):
     running: _builtins.bool
     """It has not ended: where it should have, it hangs."""
     @_builtins.property
-    def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Of a change of the tree: when the call, or the check of the export, began
+        that it was a part of. Entries are in the order in which they were done.
+        """
+
     @_builtins.property
     def duration(self) -> _duration_pb2.Duration:
-        """So far, for what is still running."""
+        """So far, for what is still running. Changes of the tree have one only where
+        the kernel may take long, as for the ACL of an initiator that is logged in.
+        """
 
     def __init__(
         self,
