@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,8 @@ KEY_BYTES = 32
 # From linux/prctl.h.
 PR_SET_DUMPABLE = 4
 NONCE_BYTES = 12
+# At once from the kernel; more than anybody takes.
+RANDOM_BYTES = 1024
 # No characters that look alike, none that a URL or a shell would read.
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
 # The character that each byte stands for; the last bytes would favour the first characters.
@@ -27,6 +30,25 @@ USERNAME_LENGTH = 20
 # Windows initiators take 12 to 16 characters, so this is the most that every
 # initiator takes. 16 of these 57 characters hold 93 bits; RFC 7143 asks for 96.
 PASSWORD_LENGTH = 16
+
+
+class _Random:
+    """The kernel's random bytes, got many at once: asking it costs more than all else here."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes = b""
+
+    def take(self, count: int) -> bytes:
+        """Nobody gets the same ones again."""
+        with self._lock:
+            if len(self._bytes) < count:
+                self._bytes = os.urandom(RANDOM_BYTES)
+            taken, self._bytes = self._bytes[:count], self._bytes[count:]
+        return taken
+
+
+_random = _Random()
 
 
 def new_credentials() -> Credentials:
@@ -44,8 +66,8 @@ def _random_text(length: int) -> str:
     """Each character as likely as any other; a byte that would favour some is left out."""
     text = b""
     while len(text) < length:
-        # Some more than needed: asking the kernel for each costs more than all else here.
-        text += os.urandom(2 * length).translate(CHARACTERS, FAVOURING)
+        # Some more than needed, since some are left out.
+        text += _random.take(2 * length).translate(CHARACTERS, FAVOURING)
     return text[:length].decode()
 
 
@@ -65,7 +87,7 @@ class SecretBox:
         self._cipher = AESGCM(key)
 
     def seal(self, text: str, record: str) -> bytes:
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = _random.take(NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, text.encode(), record.encode())
 
     def open(self, sealed: bytes, record: str) -> str:

@@ -40,7 +40,8 @@ class Deadline:
     """
 
     def __init__(self, seconds: float, kept_by_caller: bool = False) -> None:
-        self._end = time.monotonic() + seconds
+        self.begun = time.monotonic()
+        self._end = self.begun + seconds
         self._cancelled = seconds <= 0
         self.kept_by_caller = kept_by_caller
 
@@ -110,7 +111,8 @@ class VolumeWorkers:
             if waiting is None:
                 deadline.check_caller()
                 self._waiting[volume_id] = deque()
-                self._since[volume_id] = time.monotonic()
+                # The clock was looked at just now, and is not cheap everywhere.
+                self._since[volume_id] = deadline.begun
                 return
             if len(waiting) + 1 >= QUEUE_LENGTH_MAX:
                 raise Aborted(

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from targetd import secretbox
 from targetd.errors import StartError
 from targetd.model import AccessMode, Connection, ConnectionState, Credentials, Export
 from targetd.secretbox import SecretBox, load_key, new_credentials
@@ -108,3 +111,10 @@ def test_secrets_are_random_and_fit_every_initiator() -> None:
         assert 12 <= len(one.password) <= 16
         assert one.password.isalnum() and one.username.isalnum()
         assert one.password not in repr(one)
+
+
+def test_random_bytes_are_given_out_once() -> None:
+    with patch.object(os, "urandom", wraps=os.urandom) as kernel:
+        taken = [secretbox._random.take(12) for _ in range(1000)]
+    assert len(set(taken)) == 1000 and {len(one) for one in taken} == {12}
+    assert 12 <= kernel.call_count <= 13, "many at once"
