@@ -74,13 +74,13 @@ class Connections:
         def work() -> Connection:
             volume = self._catalog.volume(grant.volume_id)
             export = self._catalog.export(grant.volume_id)
-            self.finish_interrupted(grant.volume_id)
+            if self.finish_interrupted(grant.volume_id):
+                deadline.check()
             existing = self._existing(grant)
             if existing is not None:
                 self._ensure_acl(existing)
                 return existing
             self._check_others(grant, volume)
-            deadline.check()
             return self._grant(grant, export, deadline)
 
         return self._workers.run(grant.volume_id, deadline, work)
@@ -255,8 +255,8 @@ class Connections:
         self._observations.forget(volume_id, initiator)
         return closed
 
-    def finish_interrupted(self, volume_id: str) -> None:
-        """Take away what an earlier grant or revocation left unfinished."""
+    def finish_interrupted(self, volume_id: str) -> bool:
+        """Take away what an earlier grant or revocation left unfinished, if anything."""
         unfinished = [
             c
             for c in self._catalog.connections(volume_id)
@@ -264,6 +264,7 @@ class Connections:
         ]
         if unfinished:
             self._revoke(volume_id, unfinished)
+        return bool(unfinished)
 
     # Putting right
 

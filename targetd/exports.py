@@ -56,7 +56,7 @@ class Exports:
         self._state.put_export(export)
         failpoint("export-recorded")
         try:
-            self.ensure_target(volume)
+            self._make_target(volume)
         except Unavailable:
             self._undo_create(export)
             raise
@@ -72,6 +72,13 @@ class Exports:
         self._state.put_export(completed)
         self._catalog.put_export(completed)
         return completed
+
+    def _make_target(self, volume: Volume) -> None:
+        try:
+            self._lio.ensure_target(self._naming.target(volume))
+        except EngineError:
+            # Only now is it worth a look whether there is a device: mostly there is.
+            self.ensure_target(volume)
 
     def ensure_target(self, volume: Volume) -> list[str]:
         """Make the volume's target right; returns what was not. Raises Unavailable."""

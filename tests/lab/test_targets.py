@@ -228,6 +228,23 @@ def _until(what: str, holds: Callable[[], object], seconds: float = 30.0) -> Non
         time.sleep(0.2)
 
 
+@pytest.mark.parametrize("pool", ["thick", "thin"])
+def test_a_volume_that_is_not_active_is_exported(
+    lab_host: Host, lab_backing: LabBacking, pool: str
+) -> None:
+    storage, initiator = lab_backing.storage, lab_backing.initiators["a"]
+    volume_id = lab_host.create(pool)
+    storage.node.run(["lvm", "lvchange", "--activate", "n", f"storage/volume-{volume_id}"])
+    properties = properties_of(lab_host.attach(volume_id))
+    assert initiator.log_in(properties)
+    assert _reconciled(lab_host, volume_id) == [], "nothing is left of the first try"
+    initiator.log_out(properties)
+    lab_host.detach(volume_id)
+    lab_host.remove_export(volume_id)
+    made = storage.node.run(["find", CORE, "-maxdepth", "2", "-name", f"volume-{volume_id}"])
+    assert not made.stdout.strip()
+
+
 def test_a_device_that_hangs_stalls_its_volume_only(
     lab_host: Host, lab_backing: LabBacking
 ) -> None:
