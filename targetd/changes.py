@@ -6,6 +6,7 @@ told twice, so it costs no more memory than there are objects.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,21 +59,24 @@ class Changes:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
-        self._revision = 0
+        self._revisions = itertools.count(1)
 
-    @property
     def revision(self) -> int:
-        return self._revision
+        """A new one: it lies between the changes before and those after."""
+        return next(self._revisions)
 
     @property
     def listener_count(self) -> int:
         return len(self._listeners)
 
     def publish(self, kind: Kind, volume_id: str, other_id: str = "") -> None:
+        if not self._listeners:
+            # Whoever begins to listen reads the state after that, and this is in it already.
+            return
         with self._lock:
-            self._revision += 1
+            revision = self.revision()
             for listener in self._listeners:
-                listener.put(Place(kind, volume_id, other_id), self._revision)
+                listener.put(Place(kind, volume_id, other_id), revision)
 
     @contextmanager
     def listening(self) -> Iterator[Listener]:

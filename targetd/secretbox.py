@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
-import threading
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,8 @@ KEY_BYTES = 32
 # From linux/prctl.h.
 PR_SET_DUMPABLE = 4
 NONCE_BYTES = 12
-# At once from the kernel; more than anybody takes.
-RANDOM_BYTES = 1024
+# The most that is taken at once, and how many such are got from the kernel at once.
+CHUNK_BYTES, CHUNKS = 80, 16
 # No characters that look alike, none that a URL or a shell would read.
 ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
 # The character that each byte stands for; the last bytes would favour the first characters.
@@ -36,16 +36,19 @@ class _Random:
     """The kernel's random bytes, got many at once: asking it costs more than all else here."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._bytes = b""
+        # To take one is one step of the interpreter, so that no two get the same.
+        self._chunks: deque[bytes] = deque()
 
     def take(self, count: int) -> bytes:
-        """Nobody gets the same ones again."""
-        with self._lock:
-            if len(self._bytes) < count:
-                self._bytes = os.urandom(RANDOM_BYTES)
-            taken, self._bytes = self._bytes[:count], self._bytes[count:]
-        return taken
+        """At most ``CHUNK_BYTES``; nobody gets the same ones again."""
+        try:
+            chunk = self._chunks.popleft()
+        except IndexError:
+            fresh = os.urandom(CHUNK_BYTES * CHUNKS)
+            chunks = [fresh[at : at + CHUNK_BYTES] for at in range(0, len(fresh), CHUNK_BYTES)]
+            chunk = chunks.pop()
+            self._chunks.extend(chunks)
+        return chunk[:count]
 
 
 _random = _Random()

@@ -29,6 +29,7 @@ Result = TypeVar("Result")
 # Calls that are at work on one volume or wait for it. More are told to come back
 # later, so that a stuck volume cannot take all of the server's threads.
 QUEUE_LENGTH_MAX = 8
+IDLE_LOOK_SECONDS = 0.01
 # Threads that are kept for work to come.
 FREE_THREADS_MAX = 16
 
@@ -73,7 +74,6 @@ class VolumeWorkers:
         self._waiting: dict[str, deque[threading.Lock]] = {}
         # Of each of them: since when (monotonic) the work that has its turn is at it.
         self._since: dict[str, float] = {}
-        self._idle = threading.Condition(self._lock)
         self._threads = _Threads()
 
     def run(self, volume_id: str, deadline: Deadline, work: Callable[[], Result]) -> Result:
@@ -106,14 +106,25 @@ class VolumeWorkers:
             self._pass_turn(volume_id)
 
     def _take_turn(self, volume_id: str, deadline: Deadline) -> None:
+        deadline.check_caller()
+        if not self._taken_at_once(volume_id, deadline):
+            self._wait_for_turn(volume_id, deadline)
+
+    def _taken_at_once(self, volume_id: str, deadline: Deadline) -> bool:
+        # One step of the interpreter, and no lock: each looks at the clock (CPython 3.11), which
+        # where that is a system call costs as much as a write to the kernel's tree.
+        mine: deque[threading.Lock] = deque()
+        if self._waiting.setdefault(volume_id, mine) is not mine:
+            return False
+        # The time was asked for just now.
+        self._since[volume_id] = deadline.begun
+        return True
+
+    def _wait_for_turn(self, volume_id: str, deadline: Deadline) -> None:
         with self._lock:
-            waiting = self._waiting.get(volume_id)
-            if waiting is None:
-                deadline.check_caller()
-                self._waiting[volume_id] = deque()
-                # The clock was looked at just now, and is not cheap everywhere.
-                self._since[volume_id] = deadline.begun
+            if self._taken_at_once(volume_id, deadline):
                 return
+            waiting = self._waiting[volume_id]
             if len(waiting) + 1 >= QUEUE_LENGTH_MAX:
                 raise Aborted(
                     f"{QUEUE_LENGTH_MAX} operations wait for volume {volume_id}; try again later",
@@ -139,20 +150,21 @@ class VolumeWorkers:
                 self._since[volume_id] = time.monotonic()
                 waiting.popleft().release()
                 return
-            del self._waiting[volume_id], self._since[volume_id]
-            if not self._waiting:
-                self._idle.notify_all()
+            # In this order: with the second gone, the next one begins.
+            del self._since[volume_id]
+            del self._waiting[volume_id]
 
     def longest_seconds(self) -> float:
         """How long the work that has had its turn the longest is at it; 0 when all is idle."""
-        with self._lock:
-            now = time.monotonic()
-            return now - min(self._since.values(), default=now)
+        now = time.monotonic()
+        return max(0.0, now - min(list(self._since.values()), default=now))
 
     def wait_until_idle(self, seconds: float) -> bool:
         """Returns whether all work ended in time."""
-        with self._idle:
-            return self._idle.wait_for(lambda: not self._waiting, timeout=seconds)
+        deadline = Deadline(seconds)
+        while self._waiting and not deadline.passed():
+            time.sleep(IDLE_LOOK_SECONDS)
+        return not self._waiting
 
 
 def _unchanged() -> DeadlineExceeded:

@@ -9,10 +9,10 @@ compared value by value, and put right.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -59,8 +59,8 @@ class Lio:
 
     def __init__(self, root: str = TARGET) -> None:
         self._root = root
-        self._lock = threading.Lock()
-        self._next_hba = FIRST_HBA_INDEX
+        # This and the next are used by many threads, in single steps of the interpreter.
+        self._hba_numbers = itertools.count(FIRST_HBA_INDEX)
         # By volume id; only those that are ours by their index.
         self._hbas: dict[str, str] = {}
         # The same for all targets.
@@ -69,11 +69,13 @@ class Lio:
     def start(self) -> None:
         lio_start.prepare(self._root)
         self._hbas = {}
+        numbers = [FIRST_HBA_INDEX - 1]
         for name in configfs.folders(f"{self._root}/core", "iblock_"):
             found = HBA.fullmatch(name)
             if found and int(found[1]) >= FIRST_HBA_INDEX:
-                self._next_hba = max(self._next_hba, int(found[1]) + 1)
+                numbers.append(int(found[1]))
                 self._learn_hba(f"{self._root}/core/{name}")
+        self._hba_numbers = itertools.count(max(numbers) + 1)
 
     def _learn_hba(self, hba: str) -> None:
         names = configfs.folders(hba)
@@ -159,8 +161,7 @@ class Lio:
         failpoint("lio-hba-made")
         backstore = f"{hba}/{volume_name(target.volume_id)}"
         configfs.mkdir(backstore)
-        with self._lock:
-            self._hbas[target.volume_id] = hba
+        self._hbas[target.volume_id] = hba
         write(f"{backstore}/control", f"udev_path={target.device_path}")
         write(f"{backstore}/udev_path", target.device_path)
         failpoint("lio-backstore-not-enabled")
@@ -176,10 +177,7 @@ class Lio:
 
     def _new_hba(self) -> str:
         while True:
-            with self._lock:
-                index = self._next_hba
-                self._next_hba += 1
-            hba = f"{self._root}/core/iblock_{index}"
+            hba = f"{self._root}/core/iblock_{next(self._hba_numbers)}"
             if make_folder(hba):
                 return hba
 
@@ -189,8 +187,7 @@ class Lio:
             return
         remove_folder(f"{hba}/{volume_name(volume_id)}")
         remove_folder(hba)
-        with self._lock:
-            del self._hbas[volume_id]
+        del self._hbas[volume_id]
 
     def forget_stray_backstores(self, wanted: Iterable[str]) -> list[str]:
         removed = []

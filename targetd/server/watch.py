@@ -49,7 +49,7 @@ class Watching:
     def watch(self, context: grpc.ServicerContext) -> Iterator[host_pb2.WatchResponse]:
         """Until the caller goes. Raises ResourceExhausted, Unavailable at the daemon's end."""
         with self._changes.listening() as listener:
-            revision = self._changes.revision
+            revision = self._changes.revision()
             # Listening began before: a change meanwhile is told twice, never missed.
             for place in self._present():
                 yield from self._responses(place, revision)
