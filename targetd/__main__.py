@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import sys
 from pathlib import Path
 
-from targetd import __version__, config, daemon
+from targetd import __version__, config, config_warnings, daemon, service
 from targetd.engines.lio import Lio
 from targetd.engines.lvm import Lvm
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
-from targetd.errors import StartError
+from targetd.errors import NotReady, StartError
 
-START_ERROR_STATUS = 78  # EX_CONFIG: systemd need not try again at once
+# From sysexits.h; the unit tries again after the second, and not after the first.
+CONFIG_STATUS, NOT_READY_STATUS = 78, 75
 
 
 def main() -> None:
@@ -35,15 +37,23 @@ def main() -> None:
     try:
         settings = config.load(arguments.config)
         if arguments.check_config:
-            print(f"{arguments.config}: ok")
+            say_warnings(arguments.config, settings)
             return
+        # What hangs or crashes leaves the places where its threads were, and no values.
+        faulthandler.enable()
         logging.basicConfig(
             level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
         )
-        daemon.run(_daemon(settings, arguments.simulate))
+        service.run(_daemon(settings, arguments.simulate), lambda: config.load(arguments.config))
     except StartError as error:
         print(f"targetd: {error}", file=sys.stderr)
-        sys.exit(START_ERROR_STATUS)
+        sys.exit(NOT_READY_STATUS if isinstance(error, NotReady) else CONFIG_STATUS)
+
+
+def say_warnings(path: Path, settings: config.Config) -> None:
+    for warning in config_warnings.warnings(settings):
+        print(f"{path}: warning: {warning}", file=sys.stderr)
+    print(f"{path}: ok")
 
 
 def _daemon(settings: config.Config, simulate: bool) -> daemon.Daemon:

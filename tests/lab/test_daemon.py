@@ -161,6 +161,7 @@ FAILPOINTS = {
     "volume-begun": "create",
     "lvm-create-unsynced": "create",
     "volume-made": "create",
+    "export-unrecorded": "export",
     "export-recorded": "export",
     "lio-hba-made": "export",
     "lio-backstore-not-enabled": "export",
