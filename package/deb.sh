@@ -1,9 +1,10 @@
 #!/bin/sh
-# deb.sh FOLDER [VERSION]: FOLDER/targetd_VERSION_ARCH.deb, for the Debian that it is made on.
+# deb.sh FOLDER [VERSION...]: FOLDER/targetd_VERSION_ARCH.deb, for the Debian that it is made on.
 set -eu
 folder=$1
+shift
 source=$(dirname "$(dirname "$(realpath "$0")")")
-version=${2:-$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$source/targetd/__init__.py")}
+[ $# -gt 0 ] || set -- "$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' "$source/targetd/__init__.py")"
 arch=$(dpkg --print-architecture)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -20,9 +21,11 @@ for script in postinst prerm postrm; do
     install -m 755 "$source/package/debian/$script" "$stage/DEBIAN/$script"
 done
 echo /etc/targetd/targetd.toml > "$stage/DEBIAN/conffiles"
-sed -e "s/@VERSION@/$version/" -e "s/@ARCH@/$arch/" \
-    -e "s/@SIZE@/$(du -sk --exclude=DEBIAN "$stage" | cut -f1)/" \
-    "$source/package/debian/control" > "$stage/DEBIAN/control"
+size=$(du -sk --exclude=DEBIAN "$stage" | cut -f1)
 
 mkdir -p "$folder"
-dpkg-deb --root-owner-group -Zxz -z1 --build "$stage" "$folder/targetd_${version}_$arch.deb"
+for version in "$@"; do
+    sed -e "s/@VERSION@/$version/" -e "s/@ARCH@/$arch/" -e "s/@SIZE@/$size/" \
+        "$source/package/debian/control" > "$stage/DEBIAN/control"
+    dpkg-deb --root-owner-group -Zxz -z1 --build "$stage" "$folder/targetd_${version}_$arch.deb"
+done

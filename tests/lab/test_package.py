@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,7 @@ from lab.initiator import Initiator
 from lab.lab import Lab
 from lab.node import Spec
 from lab.storage import CONFIGURATION_PATH, ROOT, StorageHost, spec
+from targetd import __version__
 from tests.conftest import LAB_FOLDER
 from tests.hosts import Host, LabBacking, properties_of
 from tests.lab.live import live_io
@@ -32,13 +35,19 @@ LATER = "99.0"
 class PackagedBacking(LabBacking):
     """A node that has the package's file, and no targetd yet; one that attaches."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, packages: Path) -> None:
         self.storage = StorageHost(lab["storage"])
         self.endpoint = self.storage.endpoint
         self.initiators = {"a": Initiator(lab["a"])}
         self.initiators["a"].start()
         self.run = self.storage.node.run
-        self._make_packages()
+        share = self.storage.node.share
+        (share / "build").mkdir()
+        for version, name in ((__version__, "build/targetd_1.deb"), (LATER, "later.deb")):
+            (made,) = packages.glob(f"targetd_{version}_*.deb")
+            shutil.copy(made, share / name)
+        # Where this machine is a container, it starts no services at an installation.
+        self.run(["rm", "-f", "/usr/sbin/policy-rc.d"])
         self.run(["mkfs.ext4", "-q", "/dev/ubdb"])
         self.storage.pack_surroundings()
         self.storage.node.unpack()
@@ -46,21 +55,6 @@ class PackagedBacking(LabBacking):
         self.run(["rm", "-r", "/etc/targetd"])
         self.run(["systemctl", "daemon-reload"])
         self.run(["systemctl", "start", "lab-disks"])
-
-    def _make_packages(self) -> None:
-        share = self.storage.node.share
-        subprocess.run([f"{ROOT}/package/deb.sh", str(share / "build")], check=True)
-        (package,) = (share / "build").iterdir()
-        # The same but for its version.
-        work = share / "work"
-        subprocess.run(["dpkg-deb", "-R", str(package), str(work)], check=True)
-        control = work / "DEBIAN" / "control"
-        control.write_text(re.sub(r"(?m)^Version: .*", f"Version: {LATER}", control.read_text()))
-        subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "-Zxz", "-z1", "-b", work, share / "later.deb"],
-            check=True,
-        )
-        shutil.rmtree(work)
 
     def dpkg(self, *arguments: str) -> str:
         """Returns what is said of it to who runs it."""
@@ -72,12 +66,21 @@ class PackagedBacking(LabBacking):
         return self.run(["dpkg-query", "--show", "--showformat=${Version}", "targetd"]).stdout
 
 
+def _make_packages(folder: Path) -> Path:
+    argv = [f"{ROOT}/package/deb.sh", str(folder), __version__, LATER]
+    subprocess.run(argv, check=True)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def backing() -> Iterator[PackagedBacking]:
-    with Lab(LAB_FOLDER, [replace(spec(), memory_mib=1024), Spec("a")]) as lab:
-        given = PackagedBacking(lab)
-        yield given
-        given.close()
+def backing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PackagedBacking]:
+    with ThreadPoolExecutor(1) as threads:
+        # Each takes its time.
+        packages = threads.submit(_make_packages, tmp_path_factory.mktemp("packages"))
+        with Lab(LAB_FOLDER, [replace(spec(), memory_mib=1024), Spec("a")]) as lab:
+            given = PackagedBacking(lab, packages.result())
+            yield given
+            given.close()
 
 
 def _commands() -> list[str]:

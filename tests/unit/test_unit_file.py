@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from targetd import __main__ as command
+from targetd import runtime_directory
 from targetd.engines import lio_start
-from targetd.server import socket_file
 
 SYSTEMD = Path(__file__).resolve().parents[2] / "systemd"
 UNIT = SYSTEMD / "targetd.service"
@@ -78,8 +78,8 @@ def test_the_other_managers_are_in_conflict() -> None:
 
 
 def test_the_group_is_the_one_of_the_socket() -> None:
-    assert f"\ng {socket_file.GROUP} -" in (SYSTEMD / "sysusers.conf").read_text()
-    assert f"\nd /run/targetd 0750 root {socket_file.GROUP} -" in (
+    assert f"\ng {runtime_directory.GROUP} -" in (SYSTEMD / "sysusers.conf").read_text()
+    assert f"\nd /run/targetd 0750 root {runtime_directory.GROUP} -" in (
         (SYSTEMD / "tmpfiles.conf").read_text()
     )
 
@@ -98,4 +98,4 @@ def test_systemd_understands_its_files(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     users = ["systemd-sysusers", f"--root={tmp_path}", str(SYSTEMD / "sysusers.conf")]
     subprocess.run(users, check=True, capture_output=True)
-    assert f"{socket_file.GROUP}:" in (tmp_path / "etc" / "group").read_text()
+    assert f"{runtime_directory.GROUP}:" in (tmp_path / "etc" / "group").read_text()
