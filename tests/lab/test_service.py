@@ -10,11 +10,12 @@ import grpc
 import pytest
 from targetd_driver import Endpoint, TlsFiles
 
-from lab.certificates import Authority
 from lab.errors import LabError
 from lab.health import status_now
 from lab.storage import CONFIGURATION_PATH, StorageHost
 from targetd.api.v1 import export_pb2, host_pb2
+from targetd.roles import Role
+from targetd.tls_authority import Authority
 from tests.hosts import Host, LabBacking, properties_of, refused_with
 from tests.lab.live import live_io
 
@@ -200,12 +201,12 @@ def test_certificates_are_renewed_without_a_restart(
     pid = storage.main_pid()
     names = ("/etc/targetd/server.pem", "/etc/targetd/server.key", "/etc/targetd/ca.pem")
     old = {name: storage.node.read(name) for name in names}
-    authority = Authority()
+    authority = Authority.new()
     new = dict(
         zip(
             names,
             (
-                *authority.issue("storage", (storage.node.address, "127.0.0.1")),
+                *authority.server("storage", [storage.node.address, "127.0.0.1"]),
                 authority.certificate,
             ),
             strict=True,
@@ -231,7 +232,7 @@ def _client(storage: StorageHost, authority: Authority) -> Endpoint:
     folder = storage.node.folder / "renewed"
     folder.mkdir()
     files = TlsFiles(folder / "client.pem", folder / "client.key", folder / "ca.pem")
-    certificate, key = authority.issue("client")
+    certificate, key = authority.client("client", Role.ADMIN)
     files.certificate.write_bytes(certificate)
     files.key.write_bytes(key)
     files.ca.write_bytes(authority.certificate)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from lab.certificates import Authority
 from targetd_driver import Endpoint, TlsFiles
 
 from lab.health import status_now
@@ -23,6 +22,8 @@ from targetd.daemon import Daemon
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
 from targetd.errors import StartError
 from targetd.model import PoolConfig, WipePolicy
+from targetd.roles import Role
+from targetd.tls_authority import Authority
 from tests.hosts import MEBIBYTE, Host, SimulatedBacking
 from tests.systemd import Systemd
 
@@ -145,15 +146,16 @@ class Tls:
 
     def issue(self, name: str) -> Endpoint:
         """New certificates for the daemon; returns how a client of theirs reaches it."""
-        authority = Authority()
-        certificate, key = authority.issue("localhost", ("127.0.0.1",))
+        authority = Authority.new()
+        certificate, key = authority.server("localhost", ["127.0.0.1"])
         self.tls.certificate.write_bytes(certificate)
         self.tls.key.write_bytes(key)
+        self.tls.key.chmod(0o600)
         self.tls.client_ca.write_bytes(authority.certificate)
         folder = self._folder / name
         folder.mkdir()
         files = TlsFiles(folder / "client.pem", folder / "client.key", folder / "ca.pem")
-        certificate, key = authority.issue("client")
+        certificate, key = authority.client("client", Role.ADMIN)
         files.certificate.write_bytes(certificate)
         files.key.write_bytes(key)
         files.ca.write_bytes(authority.certificate)

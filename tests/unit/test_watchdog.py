@@ -12,7 +12,6 @@ import pytest
 
 from targetd import notify
 from targetd.errors import DeadlineExceeded
-from targetd.server import serve
 from targetd.watchdog import ROUNDS, Watchdog, proofs
 from targetd.workers import Deadline
 from tests.hosts import SimulatedBacking
@@ -21,6 +20,7 @@ from tests.systemd import Systemd
 # How long systemd would wait, and how long here for what must not come.
 WATCHDOG_SECONDS = 0.2
 NEVER_SECONDS = 1.0
+THREADS = 4
 
 
 def starved(systemd: Systemd) -> bool:
@@ -44,7 +44,7 @@ def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Systemd
 def fed(systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedBacking]:
     """A daemon whose watchdog is on, and which has been heard."""
     monkeypatch.setenv("WATCHDOG_USEC", str(int(WATCHDOG_SECONDS * 1e6)))
-    monkeypatch.setattr(serve, "THREADS", 4)
+    monkeypatch.setattr("targetd.server.serve.THREADS", THREADS)
     with TemporaryDirectory(dir="/dev/shm") as folder:
         backing = SimulatedBacking(Path(folder))
         assert systemd.hears("WATCHDOG=1")
@@ -87,7 +87,7 @@ def test_calls_that_hold_every_thread(
     held = threading.Event()
     server = fed.daemon._server._grpc
     pool = server._state.thread_pool  # type: ignore[attr-defined]
-    for _ in range(serve.THREADS):
+    for _ in range(THREADS):
         pool.submit(held.wait)
     assert "calls" in systemd.hears("STATUS=not well")
     assert starved(systemd)
