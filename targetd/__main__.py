@@ -8,7 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
-from targetd import __version__, config, config_warnings, daemon, service
+from targetd import __version__, config, config_warnings, daemon, runtime_directory, service
 from targetd.engines.lio import Lio
 from targetd.engines.lvm import Lvm
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
@@ -44,6 +44,7 @@ def main() -> None:
         logging.basicConfig(
             level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s"
         )
+        runtime_directory.give_to_group()
         service.run(_daemon(settings, arguments.simulate), lambda: config.load(arguments.config))
     except StartError as error:
         print(f"targetd: {error}", file=sys.stderr)
