@@ -2,16 +2,22 @@
 # make test   lint, types, unit, contract and lab tests
 # make bench  the daemon measured next to bare configfs, rtslib, targetcli and Cinder's helper
 # make soak   power cuts under load, CUTS=100 of them; SEED= repeats the load of a run
+# make deb    build/targetd_VERSION_ARCH.deb
+# make install [DESTDIR=] [PREFIX=/opt/targetd]   without a package; make uninstall
 # All install what is missing: Debian packages (as root), a virtual environment in build/venv.
 
 VENV := build/venv
+DESTDIR :=
+PREFIX := /opt/targetd
+BINDIR := /usr/local/bin
 CUTS := 100
 PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
-CODE := targetd drivers lab tests
+CODE := targetd drivers lab tests package
 
 PARTS := lab-crashes lab-contract lab-others
-.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages clean help
+.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages deb install uninstall \
+    clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -40,7 +46,7 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check $(CODE)
 
 types: $(VENV)/ready stubs-check
-	$(VENV)/bin/mypy targetd drivers/targetd_driver lab tests
+	$(VENV)/bin/mypy targetd drivers/targetd_driver lab tests package
 
 stubs-check: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate --check
@@ -77,6 +83,18 @@ lab-others:
 
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)
+
+deb:
+	@package/deb.sh build $(VERSION)
+
+install:
+	@package/tree.sh "$(DESTDIR)" $(PREFIX) $(BINDIR)
+	@"$(DESTDIR)$(PREFIX)/bin/python3" -I -m targetd.install --root "$(or $(DESTDIR),/)" --bin $(BINDIR)
+	@echo "Next: systemctl enable --now targetd"
+
+uninstall:
+	@"$(DESTDIR)$(PREFIX)/bin/python3" -I -m targetd.install --root "$(or $(DESTDIR),/)" --remove
+	@rm -rf "$(DESTDIR)$(PREFIX)" "$(DESTDIR)$(BINDIR)/targetd" "$(DESTDIR)$(BINDIR)/lunctl"
 
 stubs: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate

@@ -135,17 +135,22 @@ class StorageHost:
         """Let the node have the daemon at each of its boots, and start it as it comes up."""
         pack = self.node.pack
         pack(CONFIGURATION_PATH, self.configuration)
-        certificate, key = self._server
-        pack("/etc/targetd/server.pem", certificate)
-        pack("/etc/targetd/server.key", key, mode="600")
-        pack("/etc/targetd/ca.pem", self._authority.certificate)
+        self.pack_surroundings()
         pack("/usr/bin/targetd", COMMAND.format(root=ROOT, python=sys.executable), mode="755")
         unit = (ROOT / "systemd" / "targetd.service").read_text(encoding="utf-8")
         pack(f"{UNITS}/targetd.service", unit)
         pack(f"{UNITS}/targetd.service.d/lab.conf", DROP_IN)
+        pack(f"{UNITS}/lab.target.d/targetd.conf", "[Unit]\nWants=targetd.service\n")
+
+    def pack_surroundings(self) -> None:
+        """What is not targetd's own: its certificates, and the disks' units."""
+        pack = self.node.pack
+        certificate, key = self._server
+        pack("/etc/targetd/server.pem", certificate)
+        pack("/etc/targetd/server.key", key, mode="600")
+        pack("/etc/targetd/ca.pem", self._authority.certificate)
         disks = DISKS.format(device=self._state_device, folder=STATE_FOLDER, group=GROUP)
         pack(f"{UNITS}/lab-disks.service", disks)
-        pack(f"{UNITS}/lab.target.d/targetd.conf", "[Unit]\nWants=targetd.service\n")
 
     def boot(self) -> None:
         """Boot the node and wait for its daemon. Raises LabError with the daemon's own words

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import sys
 from pathlib import Path
 
-from targetd import __version__, config, daemon, logs, secretbox
+from targetd import (
+    __version__,
+    config,
+    config_warnings,
+    daemon,
+    logs,
+    runtime_directory,
+    secretbox,
+    service,
+)
 from targetd.engines.lio import Lio
 from targetd.engines.lvm import Lvm
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
-from targetd.errors import StartError
+from targetd.errors import NotReady, StartError
 
-START_ERROR_STATUS = 78  # EX_CONFIG: systemd need not try again at once
+# From sysexits.h; the unit tries again after the second, and not after the first.
+CONFIG_STATUS, NOT_READY_STATUS = 78, 75
 
 
 def main() -> None:
@@ -34,14 +45,23 @@ def main() -> None:
     try:
         settings = config.load(arguments.config)
         if arguments.check_config:
-            print(f"{arguments.config}: ok")
+            say_warnings(arguments.config, settings)
             return
+        # What hangs or crashes leaves the places where its threads were, and no values.
+        faulthandler.enable()
         logs.setup(settings.log_level)
         secretbox.keep_out_of_core_dumps()
-        daemon.run(_daemon(settings, arguments.simulate))
+        runtime_directory.give_to_group()
+        service.run(_daemon(settings, arguments.simulate), lambda: config.load(arguments.config))
     except StartError as error:
         print(f"targetd: {error}", file=sys.stderr)
-        sys.exit(START_ERROR_STATUS)
+        sys.exit(NOT_READY_STATUS if isinstance(error, NotReady) else CONFIG_STATUS)
+
+
+def say_warnings(path: Path, settings: config.Config) -> None:
+    for warning in config_warnings.warnings(settings):
+        print(f"{path}: warning: {warning}", file=sys.stderr)
+    print(f"{path}: ok")
 
 
 def _daemon(settings: config.Config, simulate: bool) -> daemon.Daemon:

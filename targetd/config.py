@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
-from targetd.errors import StartError
+from targetd import config_file
+from targetd.config_file import Table
 from targetd.model import PoolConfig, WipePolicy
 from targetd.roles import Role
 from targetd.validation import NAME, address_and_port, is_address
@@ -23,6 +23,8 @@ IQN_PREFIX = re.compile(r"iqn\.[0-9]{4}-(0[1-9]|1[0-2])(\.[a-z0-9-]+){2,}")
 IQN_PREFIX_LENGTH_MAX = 180
 # Less than the threads of the server, so that no client can have them all.
 CALLS_PER_CLIENT_MAX = 480
+# What the address of a unix socket has room for.
+SOCKET_BYTES_MAX = 107
 LVM_NAME = re.compile(r"[A-Za-z0-9_+.][A-Za-z0-9_+.-]{0,126}")
 
 
@@ -67,88 +69,45 @@ class Config:
         return address_and_port(self.metrics_listen) if self.metrics_listen else None
 
 
-class _Table:
-    """One table of the file; remembers which keys were asked for."""
+# What a daemon that runs can take over; of the pools only their policies.
+CHANGEABLE = frozenset(
+    {
+        "calls_per_client",
+        "log_level",
+        "reconcile_seconds",
+        "roles",
+        "throttle_bytes_per_second",
+        "tls",
+    }
+)
+# Fields whose keys have other names.
+KEYS = {"pools": "pool", "chap_per_export": "chap"}
 
-    def __init__(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
-        self._path, self._name = path, name
-        self._values = dict(values)
 
-    def error(self, key: str, text: str) -> StartError:
-        place = f"{self._name}.{key}" if self._name else key
-        return StartError(f"{self._path}: {place}: {text}")
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self._values.pop(key, default)
-        if not isinstance(value, str) or (default is None and not value):
-            raise self.error(key, "must be a text, and is needed")
-        return value
-
-    def choice(self, key: str, choices: Sequence[str]) -> str:
-        """One of the choices, the first of which is the default."""
-        value = self.text(key, choices[0])
-        if value not in choices:
-            raise self.error(key, f"must be one of: {', '.join(sorted(choices))}")
-        return value
-
-    def path(self, key: str, default: Path | None = None) -> Path:
-        path = Path(self.text(key, str(default) if default else None))
-        if not path.is_absolute():
-            raise self.error(key, "must be an absolute path")
-        return path
-
-    def integer(self, key: str, default: int) -> int:
-        value = self._values.pop(key, default)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self.error(key, "must be a whole number")
-        return value
-
-    def boolean(self, key: str, default: bool) -> bool:
-        value = self._values.pop(key, default)
-        if not isinstance(value, bool):
-            raise self.error(key, "must be true or false")
-        return value
-
-    def names(self) -> list[str]:
-        """The keys that nobody has asked for yet, where any name may be a key."""
-        return list(self._values)
-
-    def texts(self, key: str) -> list[str]:
-        value = self._values.pop(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-            raise self.error(key, 'must be a list of texts, like ["192.0.2.1"]')
-        return value
-
-    def table(self, key: str) -> _Table | None:
-        value = self._values.pop(key, None)
-        if value is None:
-            return None
-        if not isinstance(value, dict):
-            raise self.error(key, f"must be a table: [{key}]")
-        return _Table(self._path, key, value)
-
-    def tables(self, key: str) -> list[_Table]:
-        value = self._values.pop(key, [])
-        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-            raise self.error(key, f"must be a list of tables: [[{key}]]")
-        return [_Table(self._path, f"{key}[{index}]", one) for index, one in enumerate(value)]
-
-    def end(self) -> None:
-        for key in self._values:
-            raise self.error(key, "is not a known key; see the commented example configuration")
+def merge(running: Config, wanted: Config) -> tuple[Config, list[str]]:
+    """What a running daemon can have of another configuration, and the keys that need a restart."""
+    fixed = [
+        one.name
+        for one in fields(Config)
+        if one.name not in CHANGEABLE and getattr(running, one.name) != getattr(wanted, one.name)
+    ]
+    # Certificates come and go with the address that they are for.
+    if (running.tls is None) != (wanted.tls is None):
+        fixed.append("tls")
+    kept = {name: getattr(running, name) for name in fixed}
+    policies = {pool: pool.wipe for pool in wanted.pools}
+    kept["pools"] = tuple(
+        replace(pool, wipe=policies.get(pool, pool.wipe)) for pool in running.pools
+    )
+    return replace(wanted, **kept), sorted(KEYS.get(name, name) for name in fixed)
 
 
 def load(path: Path) -> Config:
-    """Raises StartError, naming the key, when anything in the file is wrong."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(f"the configuration {path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise StartError(f"{path}: {error}") from error
-    table = _Table(path, "", values)
+    """Raises StartError, naming line and key, when anything in the file is wrong."""
+    table = config_file.read(path)
+    pools = table.tables("pool")
     config = Config(
-        pools=tuple(_pool(one) for one in table.tables("pool")),
+        pools=tuple(_pool(one) for one in pools),
         state_directory=table.path("state_directory", Config.state_directory),
         socket=table.path("socket", Config.socket),
         listen=table.text("listen", ""),
@@ -166,11 +125,12 @@ def load(path: Path) -> Config:
         metrics_listen=table.text("metrics_listen", ""),
     )
     table.end()
+    _check_pools(config.pools, table, pools)
     _check(config, table)
     return config
 
 
-def _pool(table: _Table) -> PoolConfig:
+def _pool(table: Table) -> PoolConfig:
     thin_pool = table.text("thin_pool", "")
     # A thin pool zeroes each block before it gives it out; writing zeros to a
     # thin volume would only fill the pool.
@@ -190,7 +150,7 @@ def _pool(table: _Table) -> PoolConfig:
     return pool
 
 
-def _tls(table: _Table) -> TlsConfig | None:
+def _tls(table: Table) -> TlsConfig | None:
     tls = table.table("tls")
     if tls is None:
         return None
@@ -199,14 +159,14 @@ def _tls(table: _Table) -> TlsConfig | None:
     return config
 
 
-def _roles(table: _Table) -> dict[str, Role]:
+def _roles(table: Table) -> dict[str, Role]:
     roles = table.table("roles")
     if roles is None:
         return {}
     return {name: Role(roles.choice(name, list(Role))) for name in roles.names()}
 
 
-def _check_listen(config: Config, table: _Table) -> None:
+def _check_listen(config: Config, table: Table) -> None:
     if config.listen_without_tls and config.tls:
         raise table.error("listen_without_tls", "does not go with [tls]: remove one of them")
     if not config.listen or config.tls:
@@ -225,30 +185,38 @@ def _is_loopback(listen: str) -> bool:
     return is_address(host) and ipaddress.ip_address(host).is_loopback and port.isdecimal()
 
 
-def _check(config: Config, table: _Table) -> None:
-    if not config.pools:
+def _check_pools(pools: Sequence[PoolConfig], table: Table, tables: Sequence[Table]) -> None:
+    if not pools:
         raise table.error("pool", "at least one [[pool]] with name and volume_group is needed")
-    for key in ("name", "place"):
-        seen = [
-            pool.name if key == "name" else f"{pool.volume_group}/{pool.thin_pool}"
-            for pool in config.pools
-        ]
-        if len(set(seen)) < len(seen):
-            raise table.error("pool", f"two pools have the same {key}")
+    for index, pool in enumerate(pools):
+        for other in pools[:index]:
+            if pool.name == other.name:
+                raise tables[index].error("name", f"two pools have the name {pool.name}")
+            if (pool.volume_group, pool.thin_pool) == (other.volume_group, other.thin_pool):
+                raise tables[index].error("volume_group", f"is that of pool {other.name} already")
+
+
+def _check(config: Config, table: Table) -> None:
     _check_listen(config, table)
     if not 0 < config.calls_per_client <= CALLS_PER_CLIENT_MAX:
         raise table.error("calls_per_client", f"must be between 1 and {CALLS_PER_CLIENT_MAX}")
+    address, _, port = config.listen.rpartition(":")
+    # Port 0 is any.
+    if config.listen and not (address and port.isdecimal() and int(port) < 1 << 16):
+        raise table.error("listen", 'must be "address:port", like "0.0.0.0:7788"')
+    if len(os.fsencode(config.socket)) > SOCKET_BYTES_MAX:
+        raise table.error("socket", f"must not be longer than {SOCKET_BYTES_MAX} bytes")
     if not IQN_PREFIX.fullmatch(config.iqn_prefix) or (
         len(config.iqn_prefix) > IQN_PREFIX_LENGTH_MAX
     ):
         raise table.error("iqn_prefix", f"must be like {DEFAULT_PREFIX}, in lower case")
-    for address in config.portal_addresses:
-        if not is_address(address):
-            raise table.error("portal_addresses", f"{address!r} is not an IPv4 or IPv6 address")
-        if ipaddress.ip_address(address).is_unspecified:
+    for portal in config.portal_addresses:
+        if not is_address(portal):
+            raise table.error("portal_addresses", f"{portal!r} is not an IPv4 or IPv6 address")
+        if ipaddress.ip_address(portal).is_unspecified:
             raise table.error(
                 "portal_addresses",
-                f"{address!r} is no address that an initiator can reach; name each one",
+                f"{portal!r} is no address that an initiator can reach; name each one",
             )
     if not 0 < config.portal_port < 1 << 16:
         raise table.error("portal_port", "must be between 1 and 65535")

@@ -1,21 +1,20 @@
-"""The daemon: everything put together, started in order, stopped in order."""
+"""The daemon: everything put together, started and stopped in order, changed while it runs."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
-import socket
-import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import grpc
 from prometheus_client import CollectorRegistry
 
-from targetd import health, metrics, metrics_collector
+from targetd import health, logs, metrics, metrics_collector, notify, watchdog
 from targetd.adoption import Adoption
 from targetd.catalog import Catalog
 from targetd.changes import Changes
-from targetd.config import Config
+from targetd.config import Config, merge
 from targetd.connections import Connections
 from targetd.copies import Copies
 from targetd.devices import Devices
@@ -66,7 +65,7 @@ class Daemon:
         self.pools = Pools(config.pools, lvm)
         self.operations = Operations(self.state, self.changes, config.throttle_bytes_per_second)
         self.observations = Observations(self.catalog, self.changes, lio, naming)
-        wipes, pins = Wipes(lvm, self.operations), Pins()
+        wipes, pins = Wipes(lvm, self.operations, config.pools), Pins()
         copies = Copies(self.catalog, lvm, self.operations, wipes, pins)
         self.volumes = Volumes(
             self.catalog, self.pools, lvm, self.state, self.workers, wipes, copies, pins
@@ -99,10 +98,25 @@ class Daemon:
             self.catalog, self.changes, self.observations, self.operations, naming
         )
         self._naming = naming
+        self._wipes = wipes
         self._server = Server(config)
+        # To itself: what the watchdog proves includes the way in.
+        self._channel = grpc.insecure_channel(f"unix:{config.socket}")
+        self._watchdog = watchdog.Watchdog(
+            watchdog.proofs(self._channel, self.workers, self.state, self._threads), self.status
+        )
+        # What else an operator should know of the configuration.
+        self.note = ""
         self.health = self._health()
         self.metrics = self._registry()
         self._endpoint = Endpoint(*config.metrics, self.metrics) if config.metrics else None
+
+    def _threads(self) -> Mapping[str, bool]:
+        return {
+            "observations": self.observations.alive(),
+            "periodic reconcile": self.reconciler.periodic_alive(),
+            "devices": self._devices.alive(),
+        }
 
     def _health(self) -> Health:
         records = Check("the state", self.state.check_writable, health.STATE_SECONDS)
@@ -120,7 +134,8 @@ class Daemon:
             self.pools,
             self.workers,
             self.health,
-            self._config.reconcile_seconds,
+            # Of the newest configuration.
+            lambda: self._config.reconcile_seconds,
         )
         return metrics.registry(metrics_collector.process, collector)
 
@@ -132,9 +147,10 @@ class Daemon:
     def _put_right(self, volume_id: str) -> None:
         self.reconciler.run_one(volume_id, Deadline(EXPORT_SECONDS))
 
-    def start(self) -> None:
+    def start(self, progress: Callable[[str], None] = lambda text: None) -> None:
         """Check the host, listen, reconcile, then serve. Raises StartError with the cure."""
         try:
+            progress("checking the storage host")
             self._lvm.start()
             self._lio.start()
             self._server.add(
@@ -158,7 +174,7 @@ class Daemon:
                 ),
             )
             self._server.start()
-            self.reconciler.start()
+            self.reconciler.start(progress)
         except EngineError as error:
             raise StartError(f"the storage host is not usable: {error}") from error
         self.pools.renew()
@@ -169,14 +185,37 @@ class Daemon:
         self.health.start()
         if self._endpoint is not None:
             self._endpoint.start()
+        self._watchdog.start(notify.watchdog_seconds())
+        log.info("%s", self.status())
+
+    def status(self) -> str:
+        """What it does, in a line for people."""
         places = [str(self._config.socket), self._config.listen]
-        log.info("serving on %s", " and ".join(filter(None, places)))
+        serving = f"serving on {' and '.join(filter(None, places))}"
+        return "; ".join(filter(None, (serving, self.note)))
+
+    def configure(self, wanted: Config) -> list[str]:
+        """Take over what can change in a daemon that runs; returns the keys that need a restart.
+
+        Raises StartError, and changes nothing, where certificates cannot be read.
+        """
+        config, fixed = merge(self._config, wanted)
+        self._server.reload(config)
+        logs.set_level(config.log_level)
+        self.operations.configure(config.throttle_bytes_per_second)
+        self.reconciler.configure(config.reconcile_seconds)
+        self._wipes.configure(config.pools)
+        self.pools.configure(config.pools)
+        self._config = config
+        return fixed
 
     def stop(self) -> None:
         """End the calls that run; the kernel's exports stay as they are."""
+        self._watchdog.stop()
         if self._endpoint is not None:
             self._endpoint.stop()
         self.health.stop()
+        self._channel.close()
         self._watching.stop()
         self._server.stop(STOP_GRACE_SECONDS)
         self._devices.stop()
@@ -199,27 +238,3 @@ def _open_state(directory: Path) -> State:
         return State(path, SecretBox(key))
     except OSError as error:
         raise StartError(f"the state directory {directory} cannot be used: {error}") from error
-
-
-def notify(message: str) -> None:
-    """Tell systemd (sd_notify(3)); nothing happens where it does not listen."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        channel.sendto(message.encode(), address)
-
-
-def run(daemon: Daemon) -> None:
-    """Start, serve until SIGTERM or SIGINT, stop."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    daemon.start()
-    notify("READY=1")
-    stop.wait()
-    log.info("stopping")
-    notify("STOPPING=1")
-    daemon.stop()

@@ -31,6 +31,7 @@ class Devices:
         # Called with the id of an exported volume whose device has come back.
         self._put_right = put_right
         self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Listen, where udev runs; without it only the periodic reconcile looks."""
@@ -41,7 +42,14 @@ class Devices:
         except (OSError, ImportError) as error:
             log.warning("udev cannot be listened to: %s", error)
             return
-        threading.Thread(target=self._listen, args=(monitor,), name="devices", daemon=True).start()
+        self._thread = threading.Thread(
+            target=self._listen, args=(monitor,), name="devices", daemon=True
+        )
+        self._thread.start()
+
+    def alive(self) -> bool:
+        """Also where there is nothing to listen to."""
+        return self._thread is None or self._thread.is_alive()
 
     def stop(self) -> None:
         self._stopping.set()

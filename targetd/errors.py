@@ -100,3 +100,7 @@ class Unavailable(TargetdError):
 
 class StartError(Exception):
     """The daemon must not start; the message says why and what to do, in one line."""
+
+
+class NotReady(StartError):
+    """What is missing may still come, as disks do at boot: starting again later may help."""

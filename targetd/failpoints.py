@@ -2,16 +2,20 @@
 
 ``TARGETD_FAILPOINT=name`` in the environment makes the process kill itself
 with SIGKILL when it comes to that place: a crash at exactly that instruction.
-``name@N`` waits for the Nth passing. Nothing else reads the variable.
+``name@N`` waits for the Nth passing. ``hang:name`` makes the thread stay there
+for ever, with all that it holds. Nothing else reads the variable.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 
-_name, _, _count = os.environ.get("TARGETD_FAILPOINT", "").partition("@")
+_setting = os.environ.get("TARGETD_FAILPOINT", "")
+_hangs = _setting.startswith("hang:")
+_name, _, _count = _setting.removeprefix("hang:").partition("@")
 _passed: Counter[str] = Counter()
 
 
@@ -19,5 +23,8 @@ def failpoint(name: str) -> None:
     if name != _name:
         return
     _passed[name] += 1
-    if _passed[name] >= int(_count or 1):
-        os.kill(os.getpid(), signal.SIGKILL)
+    if _passed[name] < int(_count or 1):
+        return
+    if _hangs:
+        threading.Event().wait()
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -9,29 +9,30 @@ from collections.abc import Sequence
 import psutil
 
 from targetd.config import Config
-from targetd.errors import StartError
+from targetd.errors import NotReady
 from targetd.model import Export
 
 
 def portals(config: Config) -> tuple[str, ...]:
     """The portals of every target, as "address:port".
 
-    Raises StartError when none is configured and the host has no address.
+    Raises NotReady when none is configured and the host has no address.
     """
-    addresses = config.portal_addresses or tuple(_host_addresses())
+    addresses = config.portal_addresses or tuple(host_addresses())
     if not addresses:
-        raise StartError("this host has no address to serve iSCSI on; set portal_addresses")
+        raise NotReady("this host has no address to serve iSCSI on; set portal_addresses")
     return tuple(_portal(address, config.portal_port) for address in addresses)
 
 
-def _host_addresses() -> list[str]:
+def host_addresses(all_of_them: bool = False) -> list[str]:
+    """Without loopback and link-local ones, unless all are asked for."""
     found = []
     for addresses in psutil.net_if_addrs().values():
         for entry in addresses:
             if entry.family not in (socket.AF_INET, socket.AF_INET6):
                 continue
             address = ipaddress.ip_address(entry.address.partition("%")[0])
-            if not (address.is_loopback or address.is_link_local):
+            if all_of_them or not (address.is_loopback or address.is_link_local):
                 found.append(str(address))
     return sorted(found, key=lambda text: (":" in text, text))
 

@@ -7,7 +7,7 @@ observations last saw them. No label holds more of a tenant than a volume's id.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import psutil
 from prometheus_client import ProcessCollector
@@ -67,7 +67,7 @@ class HostCollector(Collector):
         pools: Pools,
         workers: VolumeWorkers,
         health: Health,
-        reconcile_seconds: int,
+        reconcile_seconds: Callable[[], int],
     ) -> None:
         self._catalog = catalog
         self._changes = changes
@@ -105,7 +105,7 @@ class HostCollector(Collector):
         yield _one(
             "reconcile_interval_seconds",
             "How often all exports are compared with the kernel, as configured; 0 is never.",
-            self._reconcile_seconds,
+            self._reconcile_seconds(),
         )
         yield _one("process_threads", "Threads of the daemon.", psutil.Process().num_threads())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -55,7 +55,8 @@ class PoolConfig:
     name: str
     volume_group: str
     thin_pool: str = ""
-    wipe: WipePolicy = WipePolicy.ZERO
+    # Not a part of what the pool is: it can change while the daemon runs.
+    wipe: WipePolicy = field(default=WipePolicy.ZERO, compare=False)
 
     @property
     def provisioning(self) -> Provisioning:

@@ -34,6 +34,8 @@ STEP_BYTES = 64 << 20
 # A throttled operation works in steps of about this long.
 THROTTLED_STEP_SECONDS = 0.25
 STEP_BYTES_MIN = 1 << 20
+# How soon one that waits for its next step sees another rate.
+THROTTLE_LOOK_SECONDS = 0.5
 RECORD_SECONDS = 2.0
 
 
@@ -58,6 +60,21 @@ def new_id(volume_id: str) -> str:
     return f"{volume_id}-{uuid.uuid4().hex[:12]}"
 
 
+class _Pace:
+    """Keeps to a rate, from where it began on."""
+
+    def __init__(self, bytes_per_second: int, done_bytes: int) -> None:
+        self.bytes_per_second = bytes_per_second
+        self._first_bytes = done_bytes
+        self._started = time.monotonic()
+
+    def wait_seconds(self, done_bytes: int) -> float:
+        if not self.bytes_per_second:
+            return 0.0
+        due = self._started + (done_bytes - self._first_bytes) / self.bytes_per_second
+        return max(0.0, due - time.monotonic())
+
+
 class Operations:
     def __init__(self, state: State, changes: Changes, bytes_per_second: int = 0) -> None:
         self._state = state
@@ -75,6 +92,10 @@ class Operations:
             kind: ThreadPoolExecutor(number, thread_name_prefix=str(kind))
             for kind, number in AT_ONCE.items()
         }
+
+    def configure(self, bytes_per_second: int) -> None:
+        """The throttle of each operation, also of those that run; 0 is none."""
+        self._bytes_per_second = bytes_per_second
 
     def load(self) -> None:
         """Remember what earlier daemons did, so that its end can still be asked for."""
@@ -138,9 +159,9 @@ class Operations:
         )
 
     def _do(self, work: Work, operation: Operation) -> Operation:
-        recorded = started = time.monotonic()
-        first_bytes = operation.done_bytes
-        for done in work.steps(first_bytes, self._step_bytes()):
+        recorded = time.monotonic()
+        pace = _Pace(self._bytes_per_second, operation.done_bytes)
+        for done in work.steps(operation.done_bytes, self._step_bytes()):
             metrics.OPERATION_BYTES.labels(work.kind).inc(done - operation.done_bytes)
             operation = replace(operation, done_bytes=done)
             self._put(operation)
@@ -151,7 +172,7 @@ class Operations:
             if time.monotonic() - recorded > RECORD_SECONDS:
                 self._record(operation)
                 recorded = time.monotonic()
-            self._wait(work, started, done - first_bytes)
+            pace = self._keep(pace, work, done)
         work.finish()
         return replace(operation, state=OperationState.DONE, done_bytes=operation.total_bytes)
 
@@ -161,11 +182,13 @@ class Operations:
         step = int(self._bytes_per_second * THROTTLED_STEP_SECONDS)
         return max(STEP_BYTES_MIN, min(STEP_BYTES, step - step % STEP_BYTES_MIN))
 
-    def _wait(self, work: Work, started: float, done_bytes: int) -> None:
-        """Keep to the configured rate, from the beginning on."""
-        if self._bytes_per_second:
-            due = started + done_bytes / self._bytes_per_second
-            work.halted.wait(max(0.0, due - time.monotonic()))
+    def _keep(self, pace: _Pace, work: Work, done_bytes: int) -> _Pace:
+        """Wait until the step is paid for; returns the pace for the next one."""
+        while pace.bytes_per_second == self._bytes_per_second:
+            seconds = pace.wait_seconds(done_bytes)
+            if not seconds or work.halted.wait(min(seconds, THROTTLE_LOOK_SECONDS)):
+                return pace
+        return _Pace(self._bytes_per_second, done_bytes)
 
     def _put(self, operation: Operation) -> None:
         with self._lock:

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from targetd.engines.interface import EngineError, LvmEngine
 from targetd.errors import FieldViolation, InvalidArgument, ResourceExhausted
@@ -34,6 +35,10 @@ class Pools:
         self._reports: dict[str, PoolReport] = {}
         self._read_at = float("-inf")
 
+    def configure(self, configs: Sequence[PoolConfig]) -> None:
+        """The same pools, with other policies."""
+        self._configs = {config.name: config for config in configs}
+
     def named(self, name: str) -> PoolConfig:
         """The pool of that name, or the only one. Raises InvalidArgument."""
         if not name and len(self._configs) == 1:
@@ -49,11 +54,14 @@ class Pools:
             return self._read()
 
     def _read(self) -> list[PoolReport]:
-        reports = self._lvm.pools()
+        reports = [
+            replace(report, config=self._configs[report.config.name])
+            for report in self._lvm.pools()
+        ]
         with self._lock:
             self._reports = {report.config.name: report for report in reports}
             self._read_at = time.monotonic()
-        return list(reports)
+        return reports
 
     def last(self) -> list[PoolReport]:
         """As LVM said last; none before it has said anything."""

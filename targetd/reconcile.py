@@ -7,8 +7,10 @@ leaves the others alone; what is not ours is not touched.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from targetd import flight, metrics
@@ -85,14 +87,23 @@ class Reconciler:
         self._exports = exports
         self._connections = connections
         self._stopping = threading.Event()
+        self._changed = threading.Event()
+        self._seconds = 0
+        self._periodic = threading.Thread(target=self._look_after, name="periodic", daemon=True)
 
     # At start
 
-    def start(self) -> None:
-        """Bring everything into agreement before anybody is served. Raises EngineError."""
+    def start(self, progress: Callable[[str], None] = lambda text: None) -> None:
+        """Bring everything into agreement before anybody is served. Raises EngineError.
+
+        ``progress`` is told what has been come to, in a line for people.
+        """
+        progress("reading what LVM and the records hold")
         inventory = self._load()
+        progress("finishing what was interrupted")
         self._heal(inventory)
-        report = self.run()
+        report = self.run(progress)
+        progress("removing what no record explains")
         self._remove_orphans()
         self._go_on(inventory)
         log.info(
@@ -176,18 +187,22 @@ class Reconciler:
         self._look_after_the_rest()
         return self.run()
 
-    def run(self) -> Report:
+    def run(self, progress: Callable[[str], None] = lambda text: None) -> Report:
         """Compare every export with the kernel, and put it right."""
         with metrics.whole_reconcile():
-            return self._run()
+            return self._run(progress)
 
-    def _run(self) -> Report:
+    def _run(self, progress: Callable[[str], None]) -> Report:
         report = Report()
-        swept = sweep(
-            [export.volume_id for export in self._catalog.exports()],
-            self._checked_here,
-            EXPORT_SECONDS,
-        )
+        volume_ids = [export.volume_id for export in self._catalog.exports()]
+        numbers = itertools.count(1)
+
+        def check(volume_id: str) -> Report:
+            checked = self._checked_here(volume_id)
+            progress(f"looked at {next(numbers)} of {len(volume_ids)} exports")
+            return checked
+
+        swept = sweep(volume_ids, check, EXPORT_SECONDS)
         for checked in swept.done:
             _add(report, checked)
         for volume_id in swept.undone:
@@ -244,16 +259,27 @@ class Reconciler:
     # From time to time
 
     def start_periodic(self, seconds: int) -> None:
-        if seconds:
-            threading.Thread(
-                target=self._look_after, args=(seconds,), name="periodic", daemon=True
-            ).start()
+        self._seconds = seconds
+        self._periodic.start()
+
+    def configure(self, seconds: int) -> None:
+        """How often, from now on; 0 is never."""
+        self._seconds = seconds
+        self._changed.set()
+
+    def periodic_alive(self) -> bool:
+        return self._periodic.is_alive()
 
     def stop(self) -> None:
         self._stopping.set()
+        self._changed.set()
 
-    def _look_after(self, seconds: int) -> None:
-        while not self._stopping.wait(seconds):
+    def _look_after(self) -> None:
+        while not self._stopping.is_set():
+            if self._changed.wait(self._seconds or None):
+                # The time runs anew; a set event also says that the daemon stops.
+                self._changed.clear()
+                continue
             try:
                 self._pass()
             # The outer loop of a worker: one bad pass must not end all passes.

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from targetd.errors import StartError, Unavailable
+from targetd.failpoints import failpoint
 from targetd.model import (
     AccessMode,
     Connection,
@@ -233,6 +234,7 @@ class State:
             username = export.credentials.username
             sealed = self._box.seal(export.credentials.password, export.volume_id)
         with self._changes() as database:
+            failpoint("export-unrecorded")
             database.execute(
                 "INSERT INTO exports VALUES (?, ?, ?, ?) ON CONFLICT (volume_id) DO UPDATE"
                 " SET username = excluded.username, sealed_password = excluded.sealed_password",

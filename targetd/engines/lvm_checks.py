@@ -7,7 +7,7 @@ import logging
 from targetd.engines import lvm_command
 from targetd.engines.interface import EngineError
 from targetd.engines.lvm_command import Row
-from targetd.errors import StartError
+from targetd.errors import NotReady, StartError
 from targetd.model import PoolConfig
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def check_scanning() -> None:
 def check_group(group: str, row: Row | None) -> None:
     """Raises StartError where the volume group is absent, or not this host's alone."""
     if row is None:
-        raise StartError(
+        raise NotReady(
             f"volume group {group} is not there; if it was before, find its disks or restore it "
             f"(vgcfgrestore {group}); on a new host create it (vgcreate {group} DEVICE) or correct "
             "[[pool]] in the configuration"
@@ -67,13 +67,13 @@ def check_group(group: str, row: Row | None) -> None:
 
 
 def thin_pool_row(pool: PoolConfig, rows: list[Row]) -> Row:
-    """The row of ``lvs`` of a pool's thin pool. Raises StartError where it is not usable."""
+    """The row of ``lvs`` of a pool's thin pool. Raises NotReady where it is not usable."""
     for row in rows:
         if (row["vg_name"], row["lv_name"]) == (pool.volume_group, pool.thin_pool):
             if row["segtype"] == "thin-pool" and row["data_percent"]:
                 return row
             break
-    raise StartError(
+    raise NotReady(
         f"{pool.volume_group}/{pool.thin_pool} is not an active thin pool; create it "
         f"(lvcreate --type thin-pool -n {pool.thin_pool} -L SIZE {pool.volume_group}), "
         "activate it, or correct [[pool]] in the configuration"

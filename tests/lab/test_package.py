@@ -1,0 +1,181 @@
+"""The Debian package, installed as the README says: used, upgraded, removed, purged."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lab.initiator import Initiator
+from lab.lab import Lab
+from lab.node import Spec
+from lab.storage import CONFIGURATION_PATH, ROOT, StorageHost, spec
+from targetd import __version__
+from tests.conftest import LAB_FOLDER
+from tests.hosts import Host, LabBacking, properties_of
+from tests.lab.live import live_io
+
+pytestmark = pytest.mark.lab
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SOCKET = "/run/targetd/targetd.sock"
+INSTALL_SECONDS_MAX = 300.0
+# What the reader of the README puts in for capitals.
+HERE = {"DISK": "ubda", "USER": "games"}
+LATER = "99.0"
+
+
+class PackagedBacking(LabBacking):
+    """A node that has the package's file, and no targetd yet; one that attaches."""
+
+    def __init__(self, lab: Lab, packages: Path) -> None:
+        self.storage = StorageHost(lab["storage"])
+        self.endpoint = self.storage.endpoint
+        self.initiators = {"a": Initiator(lab["a"])}
+        self.initiators["a"].start()
+        self.run = self.storage.node.run
+        share = self.storage.node.share
+        (share / "build").mkdir()
+        for version, name in ((__version__, "build/targetd_1.deb"), (LATER, "later.deb")):
+            (made,) = packages.glob(f"targetd_{version}_*.deb")
+            shutil.copy(made, share / name)
+        # Where this machine is a container, it starts no services at an installation.
+        self.run(["rm", "-f", "/usr/sbin/policy-rc.d"])
+        self.run(["mkfs.ext4", "-q", "/dev/ubdb"])
+        self.storage.pack_surroundings()
+        self.storage.node.unpack()
+        # There was no targetd before.
+        self.run(["rm", "-r", "/etc/targetd"])
+        self.run(["systemctl", "daemon-reload"])
+        self.run(["systemctl", "start", "lab-disks"])
+
+    def dpkg(self, *arguments: str) -> str:
+        """Returns what is said of it to who runs it."""
+        done = self.run(["dpkg", *arguments], timeout_seconds=INSTALL_SECONDS_MAX, check=False)
+        assert done.status == 0, done.stdout + done.stderr
+        return done.stderr
+
+    def installed_version(self) -> str:
+        return self.run(["dpkg-query", "--show", "--showformat=${Version}", "targetd"]).stdout
+
+
+def _make_packages(folder: Path) -> Path:
+    argv = [f"{ROOT}/package/deb.sh", str(folder), __version__, LATER]
+    subprocess.run(argv, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def backing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PackagedBacking]:
+    with ThreadPoolExecutor(1) as threads:
+        # Each takes its time.
+        packages = threads.submit(_make_packages, tmp_path_factory.mktemp("packages"))
+        with Lab(LAB_FOLDER, [replace(spec(), memory_mib=1024), Spec("a")]) as lab:
+            given = PackagedBacking(lab, packages.result())
+            yield given
+            given.close()
+
+
+def _commands() -> list[str]:
+    section = README.partition("## Install it for real\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^    (.+)$", section, re.MULTILINE)
+    for name, value in HERE.items():
+        lines = [line.replace(name, value) for line in lines]
+    return lines
+
+
+def _health_as(backing: PackagedBacking, groups: str) -> int:
+    done = backing.run(
+        [
+            *("setpriv", "--reuid=games", "--regid=games", groups),
+            *(sys.executable, "-m", "lab.health", SOCKET),
+        ],
+        environment={"PYTHONPATH": f"{ROOT}:{ROOT}/drivers", "HOME": "/tmp"},
+        check=False,
+    )
+    return done.status
+
+
+def _install_as_the_readme_says(backing: PackagedBacking) -> None:
+    first, *others = _commands()
+    assert first == "make deb", "which is what has been done"
+    for line in others:
+        done = backing.run(
+            ["sh", "-c", line], cwd="/media", timeout_seconds=INSTALL_SECONDS_MAX, check=False
+        )
+        assert done.status == 0, f"{line}: {done.stdout}{done.stderr}"
+    show = ["stat", "--format=%a %U %G", SOCKET, "/run/targetd", "/var/lib/targetd"]
+    assert backing.run(show).stdout.splitlines() == [
+        "660 root targetd",
+        "750 root targetd",
+        "700 root root",
+    ]
+    assert _health_as(backing, "--init-groups") == 0
+    assert _health_as(backing, "--clear-groups") != 0
+
+
+def _let_others_in(backing: PackagedBacking) -> None:
+    """As docs/install.md has it: certificates, and the address to listen on."""
+    backing.run(["lvm", "lvcreate", "-y", "--type", "thin-pool", "-n", "thin", "-L1g", "storage"])
+    backing.storage.node.unpack()
+    backing.storage.node.write(CONFIGURATION_PATH, backing.storage.configuration)
+    assert backing.run(["targetd", "--check-config"]).stderr == ""
+    backing.run(["systemctl", "restart", "targetd"])
+    assert backing.storage.health() == "SERVING"
+
+
+def _upgrade_and_remove(backing: PackagedBacking, host: Host, volume_id: str) -> None:
+    given, pid = host.attach(volume_id), backing.storage.main_pid()
+    backing.dpkg("--install", "/media/later.deb")
+    assert backing.installed_version() == LATER
+    assert backing.storage.main_pid() not in (0, pid), "the new one runs"
+    assert backing.storage.health() == "SERVING"
+    assert backing.storage.node.read(CONFIGURATION_PATH).decode() == backing.storage.configuration
+
+    said = backing.dpkg("--remove", "targetd")
+    assert "goes on serving 1 targets" in said
+    assert "stay in /var/lib/targetd, the configuration in /etc/targetd" in said
+    assert backing.storage.main_pid() == 0
+    backing.dpkg("--install", "/media/later.deb")
+    assert host.attach(volume_id) == given, "as before it was removed"
+
+
+def test_the_package(backing: PackagedBacking) -> None:
+    _install_as_the_readme_says(backing)
+    _let_others_in(backing)
+    host, initiator = Host(backing), backing.initiators["a"]
+    volume_id = host.create("thick")
+    properties = properties_of(host.attach(volume_id))
+    disk = initiator.log_in(properties)
+    with live_io(initiator, disk):
+        _upgrade_and_remove(backing, host, volume_id)
+    initiator.log_out(properties)
+    host.remove_everything()
+    host.close()
+
+    backing.dpkg("--purge", "targetd")
+    left = ["/etc", "/var/lib", "/run", "/lib/systemd", "/usr/bin", "/usr/lib", "/usr/share/doc"]
+    found = backing.run(["find", *left, "-maxdepth", "3", "-name", "*targetd*"]).stdout.split()
+    assert found == ["/var/lib/targetd"], "the place of a file system of its own"
+    assert backing.run(["find", "/var/lib/targetd", "-mindepth", "1"]).stdout == ""
+    assert backing.run(["getent", "group", "targetd"], check=False).status == 2
+
+
+def test_a_host_without_a_volume_group(backing: PackagedBacking) -> None:
+    backing.run(["lvm", "vgrename", "storage", "other"])
+    said = backing.dpkg("--install", "/media/later.deb")
+    assert "targetd is installed, but does not run yet" in said
+    assert "targetd: volume group storage is not there" in said
+    assert backing.installed_version() == LATER
+    shown = backing.run(["systemctl", "is-enabled", "targetd"], check=False)
+    assert shown.stdout.strip() == "enabled"
+    backing.run(["lvm", "vgrename", "other", "storage"])
+    backing.run(["systemctl", "start", "targetd"])
+    backing.dpkg("--purge", "targetd")
