@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = {
     "host": "Show the storage host: version, portals, capabilities.",
     "flight-record": "Show what was lately asked of LVM and of the kernel.",
     "tls": "Make the certificates of a lab or a small site.",
+    "setup": "Install or remove what systemd needs of targetd.",
     "completion": "Print the completion script of a shell.",
 }
 
