@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from unittest.mock import patch
@@ -14,7 +15,8 @@ from tests.hosts import Host, SimulatedBacking
 from tests.lunctl import Lunctl
 
 KIND = host_pb2.FlightEntry
-VOLUME_ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+# Of no other test: the recorder is the whole process's.
+VOLUME_ID = str(uuid.uuid4())
 
 
 @pytest.fixture
