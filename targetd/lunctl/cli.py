@@ -30,7 +30,9 @@ COMMANDS: Mapping[str, str] = {
     "operation": "Show and follow long work: wipes and copies.",
     "reconcile": "Compare the kernel with the records and put right what is ours.",
     "host": "Show the storage host: version, portals, capabilities.",
+    "flight-record": "Show what was lately asked of LVM and of the kernel.",
     "tls": "Make the certificates of a lab or a small site.",
+    "setup": "Install or remove what systemd needs of targetd.",
     "completion": "Print the completion script of a shell.",
 }
 
@@ -54,7 +56,7 @@ class Root(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command = import_module(f"targetd.lunctl.{name}").command
+        command = import_module(f"targetd.lunctl.{name.replace('-', '_')}").command
         assert isinstance(command, click.Command)
         return command
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -33,7 +34,7 @@ def document(message: Message, show_secrets: bool = False) -> dict[str, Any]:
 
 
 def _value(field: Any, value: Any, show_secrets: bool) -> Any:
-    if isinstance(value, Timestamp):
+    if isinstance(value, Timestamp | Duration):
         return value.ToJsonString()
     if isinstance(value, Message):
         return document(value, show_secrets)
