@@ -162,7 +162,9 @@ class Volumes:
         try:
             found = [v for v in self._lvm.inventory().volumes if v.volume_id == volume_id]
             for volume in found:
-                self._heal(volume)
+                # What is adopted is no creation, and may be on its way to another id.
+                if not volume.adopted_name:
+                    self._heal(volume)
             self._copies.let_go(volume_id)
             if not found:
                 self._catalog.drop_volume(volume_id)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
+import pytest
+
+from targetd.api.v1 import volume_pb2
 from targetd.config import Config
 from targetd.daemon import Daemon
-from targetd.engines.interface import EngineError, Origin
+from targetd.engines.interface import EngineError, Inventory, NameTaken, Origin
 from targetd.engines.simulated import SimulatedHost, SimulatedLio, SimulatedLvm
 from targetd.model import Volume, volume_name
 from targetd.secretbox import SecretBox, load_key
 from targetd.state import State
-from tests.hosts import POOLS
+from tests.hosts import MEBIBYTE, POOLS, Host, SimulatedBacking, refused_with
 
 VOLUME = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 HALF_MADE = Volume(VOLUME, POOLS[1], 4 << 20, False, datetime(2026, 1, 2, tzinfo=UTC))
@@ -67,3 +72,26 @@ def test_one_that_cannot_be_healed_does_not_stop_the_start(tmp_path: Path) -> No
     lvm.removable = False
     lvm.create(HALF_MADE)
     assert started(tmp_path, lvm) == [volume_name(VOLUME)], "the next start tries again"
+
+
+def test_a_failed_creation_leaves_what_another_call_is_adopting(
+    simulated_backing: SimulatedBacking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A logical volume with a volume's name may be on its way to another id: tagged, and not yet
+    renamed."""
+    lvm, host = simulated_backing.lvm, Host(simulated_backing)
+    half_way = replace(HALF_MADE, adopted_name=volume_name(VOLUME))
+
+    def taken(volume: Volume) -> Volume:
+        raise NameTaken(volume.lv_name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lvm, "create", taken)
+        patched.setattr(lvm, "inventory", lambda: Inventory(volumes=[half_way]))
+        with refused_with(grpc.StatusCode.FAILED_PRECONDITION):
+            host.volumes.CreateVolume(
+                volume_pb2.CreateVolumeRequest(volume_id=VOLUME, pool="thin", size_bytes=MEBIBYTE)
+            )
+    with refused_with(grpc.StatusCode.NOT_FOUND):
+        host.volumes.GetVolume(volume_pb2.GetVolumeRequest(volume_id=VOLUME))
+    host.close()
