@@ -15,6 +15,16 @@ umask 022
 "$stage/usr/lib/targetd/bin/python3" -I -m targetd.install --vendor --root "$stage" --bin /usr/bin
 install -D -m 644 -t "$stage/usr/share/doc/targetd" "$source/README.md" "$source/CHANGELOG.md"
 install -D -m 644 "$source/LICENSE" "$stage/usr/share/doc/targetd/copyright"
+install -D -m 644 -t "$stage/usr/share/doc/targetd/monitoring" "$source"/systemd/monitoring/*
+install -D -m 644 -t "$stage/usr/share/man/man1" "$source/docs/lunctl.1"
+gzip -9n "$stage/usr/share/man/man1/lunctl.1"
+completions() {
+    mkdir -p "$(dirname "$stage/$2")"
+    "$stage/usr/lib/targetd/bin/python3" -I -m targetd.lunctl completion "$1" > "$stage/$2"
+}
+completions bash usr/share/bash-completion/completions/lunctl
+completions zsh usr/share/zsh/vendor-completions/_lunctl
+completions fish usr/share/fish/vendor_completions.d/lunctl.fish
 
 mkdir "$stage/DEBIAN"
 for script in postinst prerm postrm; do

@@ -117,6 +117,8 @@ def _install_as_the_readme_says(backing: PackagedBacking) -> None:
         "750 root targetd",
         "700 root root",
     ]
+    for command in ("targetd", "lunctl"):
+        assert __version__ in backing.run([command, "--version"]).stdout
     assert _health_as(backing, "--init-groups") == 0
     assert _health_as(backing, "--clear-groups") != 0
 

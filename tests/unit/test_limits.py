@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -146,8 +147,10 @@ def test_the_drivers_pings_are_allowed() -> None:
 def test_a_client_that_pings_too_often_is_sent_away(folder: Path) -> None:
     backing = SimulatedBacking(folder)
     rude = RawClient(over_unix(backing.socket))
-    for _ in range(20):
-        rude.ping()
+    # It may be sent away before its last.
+    with suppress(BrokenPipeError):
+        for _ in range(20):
+            rude.ping()
     assert rude.was_sent_away()
     rude.close()
     host = Host(backing)
