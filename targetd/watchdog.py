@@ -82,18 +82,19 @@ class Watchdog:
         return True
 
     def _feed_on(self, pause: float) -> None:
-        fed, told = 0, False
+        fed, told = 0, ""
         while not self._stopping.wait(pause):
             if self._rounds > fed:
                 fed = self._rounds
                 notify.notify("WATCHDOG=1")
                 if told:
-                    told = False
+                    told = ""
                     log.warning("the watchdog is fed again")
                     notify.status(self._status())
-            elif not told:
-                told = True
-                problem = self._problem or f"{self._busy_with}: there is no answer"
+                continue
+            problem = self._problem or f"{self._busy_with}: there is no answer"
+            if problem != told:
+                told = problem
                 log.error("the watchdog is not fed: %s", problem)
                 notify.status(f"not well: {problem}")
 

@@ -139,13 +139,13 @@ class Tls:
             pools=(PoolConfig("thick", "storage"),),
             state_directory=folder / "state",
             socket=folder / "targetd.sock",
-            listen=f"127.0.0.1:{PORT}",
+            listen="127.0.0.1:0",
             tls=self.tls,
             portal_addresses=("192.0.2.1",),
         )
 
-    def issue(self, name: str) -> Endpoint:
-        """New certificates for the daemon; returns how a client of theirs reaches it."""
+    def issue(self, name: str) -> TlsFiles:
+        """New certificates for the daemon; returns those of a client."""
         authority = Authority.new()
         certificate, key = authority.server("localhost", ["127.0.0.1"])
         self.tls.certificate.write_bytes(certificate)
@@ -159,15 +159,11 @@ class Tls:
         files.certificate.write_bytes(certificate)
         files.key.write_bytes(key)
         files.ca.write_bytes(authority.certificate)
-        return Endpoint(f"127.0.0.1:{PORT}", files)
+        return files
 
 
-# Of the simulated daemon of this module alone.
-PORT = 47788
-
-
-def reached(endpoint: Endpoint, seconds: float = 20.0) -> bool:
-    with endpoint.channel() as channel:
+def reached(daemon: Daemon, files: TlsFiles, seconds: float = 20.0) -> bool:
+    with Endpoint(f"127.0.0.1:{daemon.port}", files).channel() as channel:
         try:
             return status_now(channel, seconds) == "SERVING"
         except grpc.RpcError:
@@ -180,13 +176,13 @@ def test_certificates_change(tmp_path: Path) -> None:
     daemon = Daemon(tls.config, SimulatedLvm(tls.config.pools, host, 1 << 30), SimulatedLio(host))
     daemon.start()
     try:
-        with tls.first.channel() as open_before:
+        with Endpoint(f"127.0.0.1:{daemon.port}", tls.first).channel() as open_before:
             assert status_now(open_before) == "SERVING"
             second = tls.issue("second")
-            assert not reached(second, 1.0)
+            assert not reached(daemon, second, 1.0)
             assert service.reload(daemon, lambda: tls.config) == ""
-            assert reached(second)
-            assert not reached(tls.first, 1.0)
+            assert reached(daemon, second)
+            assert not reached(daemon, tls.first, 1.0)
             assert status_now(open_before) == "SERVING", "who was let in stays"
 
         tls.tls.key.unlink()
@@ -194,6 +190,6 @@ def test_certificates_change(tmp_path: Path) -> None:
         with pytest.raises(StartError, match=r"server\.key cannot be read"):
             daemon.configure(wanted)
         assert daemon.reconciler._seconds != 9, "nothing of it was taken over"
-        assert reached(second)
+        assert reached(daemon, second)
     finally:
         daemon.stop()
