@@ -26,6 +26,8 @@ FROM = {
 }
 COPYING = "targetd.copying."
 WAS = "targetd.was."
+# Whose it is to be, where the name that it had is that of a volume too.
+BECOMES = "targetd.becomes."
 # When we say that it was made, in microseconds: LVM's own time is a little later.
 AT = "targetd.at."
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,6 +52,8 @@ def volume_tags(volume: Volume) -> list[str]:
         tags.append(COPYING + volume.copy_id)
     if volume.adopted_name:
         tags.append(WAS + volume.adopted_name)
+        if volume.adopted_name.startswith(VOLUME):
+            tags.append(BECOMES + volume.volume_id)
     else:
         tags.append(_at(volume.create_time))
     return tags
@@ -85,7 +89,8 @@ def read_inventory(rows: Iterable[Row], pools: Sequence[PoolConfig]) -> Inventor
 
 def _sort(row: Row, pool: PoolConfig, inventory: Inventory) -> None:
     name = row["lv_name"]
-    if name.startswith(VOLUME) and UUID.fullmatch(name.removeprefix(VOLUME)):
+    volume_id = name.removeprefix(VOLUME) if name.startswith(VOLUME) else ""
+    if UUID.fullmatch(volume_id) and _tagged(row, BECOMES) in ("", volume_id):
         inventory.volumes.append(_volume(row, pool))
     elif name.startswith(RETIRED):
         attached = bool(row["origin"]) and pool.provisioning is Provisioning.THICK

@@ -57,6 +57,21 @@ def test_much_output_does_not_block() -> None:
     assert len(process.run(["head", "-c", "3000000", "/dev/zero"]).stdout) == 3_000_000
 
 
+def row_of(volume: Volume, lv_name: str) -> dict[str, str]:
+    return {
+        "vg_name": "storage",
+        "lv_name": lv_name,
+        "lv_size": str(volume.size_bytes),
+        "lv_tags": ",".join(["somebodys", *volume_tags(volume)]),
+        "pool_lv": "",
+        "lv_time": "1767323045",
+        "lv_attr": "-wi-a-----",
+        "origin": "",
+        "origin_size": "",
+        "data_percent": "",
+    }
+
+
 def test_what_lvm_remembers_comes_back_as_it_was() -> None:
     pool = PoolConfig("thick", "storage")
     volume = Volume(
@@ -70,18 +85,18 @@ def test_what_lvm_remembers_comes_back_as_it_was() -> None:
     )
     adopted = replace(volume, source=None, copy_id="", adopted_name="data")
     for one in (volume, adopted):
-        row = {
-            "vg_name": "storage",
-            "lv_name": one.lv_name,
-            "lv_size": str(4 << 20),
-            "lv_tags": ",".join(["somebodys", *volume_tags(one)]),
-            "pool_lv": "",
-            "lv_time": "1767323045",
-            "lv_attr": "-wi-a-----",
-            "origin": "",
-            "origin_size": "",
-            "data_percent": "",
-        }
-        (found,) = read_inventory([row], [pool]).volumes
+        (found,) = read_inventory([row_of(one, one.lv_name)], [pool]).volumes
         wanted = one.create_time if one is volume else datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
         assert found == replace(one, create_time=wanted)
+
+
+@pytest.mark.parametrize("was", ["data", "volume-3f2504e0-4f89-41d3-9a0c-0305e82c3399"])
+def test_an_adoption_that_was_not_finished_is_a_stray(was: str) -> None:
+    pool = PoolConfig("thick", "storage")
+    volume_id = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+    made = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    volume = Volume(volume_id, pool, 4 << 20, False, made, adopted_name=was)
+    before = read_inventory([row_of(volume, was)], [pool])
+    assert (before.volumes, before.strays) == ([], [f"storage/{was}"])
+    after = read_inventory([row_of(volume, volume.lv_name)], [pool])
+    assert (after.volumes, after.strays) == ([volume], [])
