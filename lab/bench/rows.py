@@ -35,9 +35,9 @@ NOTES = """\
 A value marked with ! is over its limit. "exports" stand, granted and enabled, while it is measured.
 Times are of the node's one processor.
 attach: CreateExport and InitializeConnection of an active volume, in the daemon's handlers: checks,
-  durable records, turn of the volume, kernel, answer; all but gRPC's transport, which the rows of
-  "clients" have. The caller sets a deadline, as ours do. bare: the configfs writes alone for the
-  same objects, interleaved, same process.
+  durable records, turn of the volume, kernel, answer; all but gRPC's transport and what is around
+  every call (access, audit, metrics), which the rows of "clients" have. The caller sets a deadline,
+  as ours do. bare: the configfs writes alone for the same objects, interleaved, same process.
 detach: TerminateConnection and RemoveExport, against the configfs removals alone.
 processes started: by the daemon, counted by the interpreter. forks in the node: by the kernel's
   count, threads of the daemon and what the bare writes cause left out.
