@@ -25,7 +25,8 @@ class Step:
 
 def steps(page: str) -> Iterator[Step]:
     """Indented lines are commands, in lists too; fenced blocks are what files hold."""
-    section, kind, block = "", "", []
+    section, kind = "", ""
+    block: list[str] = []
     for line in (DOCS / page).read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
             if kind:
