@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from lab.storage import CONFIGURATION_PATH, ROOT, StorageHost, spec
 from targetd import __version__
 from tests.conftest import LAB_FOLDER
 from tests.hosts import Host, LabBacking, properties_of
+from tests.lab.conftest import LATER
 from tests.lab.live import live_io
 
 pytestmark = pytest.mark.lab
@@ -29,7 +29,6 @@ SOCKET = "/run/targetd/targetd.sock"
 INSTALL_SECONDS_MAX = 300.0
 # What the reader of the README puts in for capitals.
 HERE = {"DISK": "ubda", "USER": "games"}
-LATER = "99.0"
 # Where else something could be left; not all of /usr, of which a node would hold each
 # folder that it has looked into open on this machine.
 PLACES = ("/etc/systemd", "/etc/targetd", "/run/targetd", "/run/systemd", "/var/lib/systemd")
@@ -77,21 +76,12 @@ class PackagedBacking(LabBacking):
         return self.run(["dpkg-query", "--show", "--showformat=${Version}", "targetd"]).stdout
 
 
-def _make_packages(folder: Path) -> Path:
-    argv = [f"{ROOT}/package/deb.sh", str(folder), __version__, LATER]
-    subprocess.run(argv, check=True)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def backing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PackagedBacking]:
-    with ThreadPoolExecutor(1) as threads:
-        # Each takes its time.
-        packages = threads.submit(_make_packages, tmp_path_factory.mktemp("packages"))
-        with Lab(LAB_FOLDER, [replace(spec(), memory_mib=1024), Spec("a")]) as lab:
-            given = PackagedBacking(lab, packages.result())
-            yield given
-            given.close()
+def backing(packages: Future[Path]) -> Iterator[PackagedBacking]:
+    with Lab(LAB_FOLDER, [replace(spec(), memory_mib=1024), Spec("a")]) as lab:
+        given = PackagedBacking(lab, packages.result())
+        yield given
+        given.close()
 
 
 def _commands() -> list[str]:

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lab.storage import ROOT
+from targetd import __version__
+
+# The version of the second package.
+LATER = "99.0"
+
+
+def _make_packages(folder: Path) -> Path:
+    argv = [f"{ROOT}/package/deb.sh", str(folder), __version__, LATER]
+    subprocess.run(argv, check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The folder of two packages, made while a lab boots: each takes its time."""
+    with ThreadPoolExecutor(1) as threads:
+        yield threads.submit(_make_packages, tmp_path_factory.mktemp("packages"))
