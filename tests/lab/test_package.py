@@ -31,8 +31,10 @@ INSTALL_SECONDS_MAX = 300.0
 HERE = {"DISK": "ubda", "USER": "games"}
 # Where else something could be left; not all of /usr, of which a node would hold each
 # folder that it has looked into open on this machine.
-PLACES = ("/etc/systemd", "/etc/targetd", "/run/targetd", "/run/systemd", "/var/lib/systemd")
-PLACES += ("/var/lib/targetd", "/lib/systemd/system", "/usr/lib/sysusers.d", "/usr/lib/targetd")
+PLACES = (
+    *("/etc/systemd", "/etc/targetd", "/run/targetd", "/run/systemd", "/var/lib/systemd"),
+    *("/var/lib/targetd", "/lib/systemd/system", "/usr/lib/sysusers.d", "/usr/lib/targetd"),
+)
 STILL_THERE = """\
 import os, sys
 for line in sys.stdin:
