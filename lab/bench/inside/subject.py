@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import cast
@@ -86,9 +86,9 @@ class Subject:
     def start(self) -> None:
         reconcile = Reconciler.start
 
-        def timed_reconcile(reconciler: Reconciler) -> None:
+        def timed_reconcile(reconciler: Reconciler, progress: Callable[[str], None]) -> None:
             started = time.perf_counter()
-            reconcile(reconciler)
+            reconcile(reconciler, progress)
             self.reconcile_seconds = time.perf_counter() - started
 
         started = time.perf_counter()
