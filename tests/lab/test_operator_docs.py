@@ -255,7 +255,7 @@ class Story:
         sessions = self.a.session_details()
         site.follow("backup.md", "Restore")
         assert site.connections() == before
-        assert site.wrong() == {"volume"}, "the one that is exported and gone"
+        assert site.wrong() == {"connection"}, "the one to the volume that is gone"
         assert self.a.session_details() == sessions
         self._see_data()
         self._set_right()
