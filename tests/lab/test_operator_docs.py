@@ -41,7 +41,10 @@ EXEMPT = {
 # Ends with 1 where it has found something: nothing keeps a node's clock.
 ALLOWED = {"lunctl doctor": (0, 1)}
 UNKEPT = {"clock", "certificates"}
-KEPT, GONE, REVOKED, NEW = (f"3f2504e0-4f89-41d3-9a0c-0305e82c330{n}" for n in range(1, 5))
+KEPT = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
+GONE = "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"
+REVOKED = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
+NEW = "6ec0bd7f-11c0-43da-975e-2a8ad9ebae0b"
 LINE = b"kept over all of it\n"
 FILLED_BYTES = 4 * MEBIBYTE
 # Where LVM keeps the description of a group, behind the label of the disk.
@@ -252,7 +255,7 @@ class Story:
         sessions = self.a.session_details()
         site.follow("backup.md", "Restore")
         assert site.connections() == before
-        assert site.wrong() == {"volume"}, "the one that is exported and gone"
+        assert site.wrong() == {"connection"}, "the one to the volume that is gone"
         assert self.a.session_details() == sessions
         self._see_data()
         self._set_right()
@@ -304,7 +307,8 @@ class Story:
 
     def begin_anew(self) -> None:
         said = self.site.follow("backup.md", "Without a backup")
-        assert {KEPT, REVOKED, NEW} <= set(re.findall(r"3f\S+", said["lunctl volume list"]))
+        for volume_id in (KEPT, REVOKED, NEW):
+            assert volume_id in said["lunctl volume list"]
         self.a.drop(self.properties)
         with pytest.raises(LoginRefused):
             self.a.log_in(self.properties)
@@ -315,7 +319,9 @@ class Story:
         self._see_data()
 
     def _see_data(self) -> None:
-        # From the target, not from memory; waits for a session that is away.
+        state = f"/sys/block/{self.disk.removeprefix('/dev/')}/device/state"
+        wait_for(lambda: self.a.node.read(state) == b"running\n")
+        # From the target, not from memory.
         self.a.node.run(["blockdev", "--flushbufs", self.disk])
         assert same(self.a.node, self.disk, LINE, FILLED_BYTES)
 
