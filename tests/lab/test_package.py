@@ -17,6 +17,7 @@ from lab.lab import Lab
 from lab.node import Spec
 from lab.storage import CONFIGURATION_PATH, ROOT, StorageHost, spec
 from targetd import __version__
+from targetd.api.v1 import export_pb2
 from tests.conftest import LAB_FOLDER
 from tests.hosts import Host, LabBacking, properties_of
 from tests.lab.conftest import LATER
@@ -32,8 +33,15 @@ HERE = {"DISK": "ubda", "USER": "games"}
 # Where else something could be left; not all of /usr, of which a node would hold each
 # folder that it has looked into open on this machine.
 PLACES = (
-    *("/etc/systemd", "/etc/targetd", "/run/targetd", "/run/systemd", "/var/lib/systemd"),
-    *("/var/lib/targetd", "/lib/systemd/system", "/usr/lib/sysusers.d", "/usr/lib/targetd"),
+    "/etc/systemd",
+    "/etc/targetd",
+    "/lib/systemd/system",
+    "/run/systemd",
+    "/run/targetd",
+    "/usr/lib/sysusers.d",
+    "/usr/lib/targetd",
+    "/var/lib/systemd",
+    "/var/lib/targetd",
 )
 STILL_THERE = """\
 import os, sys
@@ -136,55 +144,66 @@ def _let_others_in(backing: PackagedBacking) -> None:
     assert backing.storage.health() == "SERVING"
 
 
-def _upgrade_and_remove(backing: PackagedBacking, host: Host, volume_id: str) -> None:
-    given, pid = host.attach(volume_id), backing.storage.main_pid()
+def _upgrade(backing: PackagedBacking, host: Host) -> None:
+    pid = backing.storage.main_pid()
     backing.dpkg("--install", "/media/later.deb")
     assert backing.installed_version() == LATER
     assert backing.storage.main_pid() not in (0, pid), "the new one runs"
     assert backing.storage.health() == "SERVING"
     assert backing.storage.node.read(CONFIGURATION_PATH).decode() == backing.storage.configuration
+    (connection,) = host.exports.ListConnections(export_pb2.ListConnectionsRequest()).connections
+    assert connection.authorized
 
+
+def _configure_without_a_volume_group(backing: PackagedBacking) -> None:
+    backing.run(["lvm", "vgrename", "storage", "other"])
+    done = backing.run(
+        ["/var/lib/dpkg/info/targetd.postinst", "configure", LATER],
+        # As dpkg runs it.
+        environment={"DPKG_MAINTSCRIPT_PACKAGE": "targetd"},
+    )
+    assert "targetd is installed, but does not run yet" in done.stderr
+    assert "targetd: volume group storage is not there" in done.stderr
+    assert backing.run(["systemctl", "is-enabled", "targetd"]).stdout.strip() == "enabled"
+    backing.run(["lvm", "vgrename", "other", "storage"])
+    backing.run(["systemctl", "start", "targetd"])
+    assert backing.storage.health() == "SERVING"
+
+
+def _remove(backing: PackagedBacking) -> None:
     said = backing.dpkg("--remove", "targetd")
     assert "goes on serving 1 targets" in said
     assert "stay in /var/lib/targetd, the configuration in /etc/targetd" in said
     assert backing.storage.main_pid() == 0
-    backing.dpkg("--install", "/media/later.deb")
-    assert host.attach(volume_id) == given, "as before it was removed"
+    backing.run(["test", "-e", CONFIGURATION_PATH, "-a", "-e", "/var/lib/targetd/host.key"])
 
 
-def test_the_package(backing: PackagedBacking) -> None:
-    _install_as_the_readme_says(backing)
-    _let_others_in(backing)
-    host, initiator = Host(backing), backing.initiators["a"]
-    volume_id = host.create("thick")
-    properties = properties_of(host.attach(volume_id))
-    disk = initiator.log_in(properties)
-    with live_io(initiator, disk):
-        _upgrade_and_remove(backing, host, volume_id)
-    initiator.log_out(properties)
-    host.remove_everything()
-    host.close()
-
-    installed = backing.run(["dpkg", "--listfiles", "targetd"]).stdout
+def _purge(backing: PackagedBacking, files: str) -> None:
     backing.dpkg("--purge", "targetd")
-    there = backing.run([sys.executable, "-c", STILL_THERE], stdin=installed.encode()).stdout
+    there = backing.run([sys.executable, "-c", STILL_THERE], stdin=files.encode()).stdout
     assert there == "", "no file of the package"
-    found = backing.run(
-        ["find", *PLACES, "-maxdepth", "3", "-name", "*targetd*"], check=False
-    ).stdout.split()
+    search = ["find", *PLACES, "-maxdepth", "3", "-name", "*targetd*"]
+    # Most of them are not there, which find calls a failure.
+    found = backing.run(search, check=False).stdout.split()
     assert found == ["/var/lib/targetd"], "the place of a file system of its own"
     assert backing.run(["find", "/var/lib/targetd", "-mindepth", "1"]).stdout == ""
     assert backing.run(["getent", "group", "targetd"], check=False).status == 2
+    volumes = backing.run(["lvm", "lvs", "--noheadings", "-o", "lv_name", "storage"]).stdout
+    assert "volume-" in volumes, "what is in LVM stays"
 
 
-def test_a_host_without_a_volume_group(backing: PackagedBacking) -> None:
-    backing.run(["lvm", "vgrename", "storage", "other"])
-    said = backing.dpkg("--install", "/media/later.deb")
-    assert "targetd is installed, but does not run yet" in said
-    assert "targetd: volume group storage is not there" in said
-    assert backing.installed_version() == LATER
-    shown = backing.run(["systemctl", "is-enabled", "targetd"], check=False)
-    assert shown.stdout.strip() == "enabled"
-    backing.run(["lvm", "vgrename", "other", "storage"])
-    backing.run(["systemctl", "start", "targetd"])
-    backing.dpkg("--purge", "targetd")
+def test_installed_upgraded_removed_purged(backing: PackagedBacking) -> None:
+    """On a host that attaches, writes go on all the while."""
+    _install_as_the_readme_says(backing)
+    _let_others_in(backing)
+    _configure_without_a_volume_group(backing)
+    host, initiator = Host(backing), backing.initiators["a"]
+    properties = properties_of(host.attach(host.create("thick")))
+    disk = initiator.log_in(properties)
+    files = backing.run(["dpkg", "--listfiles", "targetd"]).stdout
+    with live_io(initiator, disk):
+        _upgrade(backing, host)
+        _remove(backing)
+    host.close()
+    initiator.log_out(properties)
+    _purge(backing, files)
