@@ -47,8 +47,8 @@ REVOKED = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
 NEW = "6ec0bd7f-11c0-43da-975e-2a8ad9ebae0b"
 LINE = b"kept over all of it\n"
 FILLED_BYTES = 4 * MEBIBYTE
-# Where LVM keeps the description of a group, behind the label of the disk.
-METADATA_BYTES = slice(4096, MEBIBYTE)
+# Where LVM keeps the description of a group, behind the disk's label and the header.
+METADATA_BYTES = slice(4096 + 512, MEBIBYTE)
 
 
 class Site:
@@ -299,7 +299,7 @@ class Story:
         self._set_right()
 
     def _damage(self) -> None:
-        """The label of the disk stays, and what it points to goes."""
+        """As a power cut can leave it: the header points to what is not there."""
         where = METADATA_BYTES
         with self.site.node.disk("disk0").open("r+b") as file:
             file.seek(where.start)
