@@ -20,7 +20,7 @@ from typing import Any
 from lab import preconditions, program
 from lab.network import FIRST_NODE_HOST, NAMESPACES, Network
 from lab.node import Node, Spec
-from lab.processors import idle_first
+from lab.processors import OwnProcessor, idle_first
 
 PREFIX = "tlab"
 PROGRESS_SECONDS = 2.0
@@ -49,6 +49,7 @@ class Lab:
         self._spawner = ThreadPoolExecutor(1, thread_name_prefix="lab-spawner")
         self._previous: Any = None
         self.nodes: dict[str, Node] = {}
+        self._own_processor: OwnProcessor | None = None
 
     def __enter__(self) -> Lab:
         preconditions.check(sum(spec.memory_mib for spec in self._specs))
@@ -76,7 +77,7 @@ class Lab:
         self.folder.mkdir(parents=True)
         self._memory.mkdir()
         self.network.create()
-        processors = idle_first()
+        processors = self._processors()
         hosts = {spec.name: FIRST_NODE_HOST + number for number, spec in enumerate(self._specs)}
         for number, spec in enumerate(self._specs):
             self.nodes[spec.name] = Node(
@@ -89,6 +90,13 @@ class Lab:
                 hosts=hosts,
                 spawner=self._spawner,
             )
+
+    def _processors(self) -> list[int]:
+        """For one node after the other; the first has the most to do."""
+        idle = idle_first()
+        self._own_processor = OwnProcessor(idle)
+        own = self._own_processor.number
+        return [own, *(processor for processor in idle if processor != own)]
 
     def _boot(self) -> None:
         started = time.monotonic()
@@ -124,6 +132,8 @@ class Lab:
         for node in self.nodes.values():
             node.power_cut()
         self._spawner.shutdown()
+        if self._own_processor is not None:
+            self._own_processor.close()
         if self.network.exists:
             self.network.remove()
         shutil.rmtree(self._memory, ignore_errors=True)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,12 +11,18 @@ from lab.lab import Lab
 from lab.node import Spec
 from lab.storage import spec
 from tests.callers import Caller
-from tests.hosts import INITIATORS, Host, LabBacking, SimulatedBacking
+from tests.hosts import INITIATORS, Backing, Host, LabBacking, SimulatedBacking
 
 LAB_FOLDER = Path("build/lab").absolute()
 
 
 JOURNAL_CHARACTERS = 8000
+FAILED = pytest.StashKey[bool]()
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends the run as Ctrl-C does: a lab goes with its fixtures."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -27,6 +34,7 @@ def pytest_runtest_makereport(
     arguments = getattr(item, "funcargs", {})
     backings = [one.backing for one in arguments.values() if isinstance(one, Host)]
     backing = next(iter(backings), arguments.get("lab_backing"))
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     if report.failed and isinstance(backing, LabBacking) and backing.storage.node.running:
         said = backing.storage.journal()[-JOURNAL_CHARACTERS:]
         report.sections.append(("targetd's journal", said))
@@ -54,18 +62,22 @@ def simulated_backing() -> Iterator[SimulatedBacking]:
 @pytest.fixture(params=["simulated", pytest.param("lab", marks=pytest.mark.lab)])
 def host(request: pytest.FixtureRequest) -> Iterator[Host]:
     """A storage host without volumes; the same tests run against each kind."""
-    with_backing = Host(request.getfixturevalue(f"{request.param}_backing"))
-    yield with_backing
-    with_backing.remove_everything()
-    with_backing.close()
+    yield from _emptied(request, request.getfixturevalue(f"{request.param}_backing"))
 
 
 @pytest.fixture
-def lab_host(lab_backing: LabBacking) -> Iterator[Host]:
-    with_backing = Host(lab_backing)
-    yield with_backing
-    with_backing.remove_everything()
-    with_backing.close()
+def lab_host(request: pytest.FixtureRequest, lab_backing: LabBacking) -> Iterator[Host]:
+    yield from _emptied(request, lab_backing)
+
+
+def _emptied(request: pytest.FixtureRequest, backing: Backing) -> Iterator[Host]:
+    host = Host(backing)
+    yield host
+    failed: bool = request.node.stash.get(FAILED, False)
+    if failed and isinstance(backing, LabBacking):
+        backing.recover()
+    host.remove_everything()
+    host.close()
 
 
 @pytest.fixture

@@ -321,6 +321,13 @@ class LabBacking:
     def restart(self) -> None:
         self.storage.kill_and_wait()
 
+    def recover(self) -> None:
+        """After a test that failed anywhere: the next one finds a daemon, and no session."""
+        self.storage.start()
+        for initiator in self.initiators.values():
+            for target in initiator.sessions():
+                initiator.drop(target)
+
     def close(self) -> None:
         self.storage.close()
 

@@ -1,11 +1,40 @@
-"""The guides for operators (docs/README.md)."""
+"""The guides for operators (docs/README.md), as what they tell to do."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 INDEX = (DOCS / "README.md").read_text(encoding="utf-8")
 # In the order in which they are read.
 PAGES = re.findall(r"^\| \[(\S+\.md)\]", INDEX, re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, or the content of a file (``kind`` is toml, nft, ...)."""
+
+    page: str
+    section: str
+    kind: str
+    text: str
+
+
+def steps(page: str) -> Iterator[Step]:
+    """Indented lines are commands, in lists too; fenced blocks are what files hold."""
+    section, kind = "", ""
+    block: list[str] = []
+    for line in (DOCS / page).read_text(encoding="utf-8").splitlines():
+        if line.startswith("```"):
+            if kind:
+                yield Step(page, section, kind, "\n".join(block))
+            kind, block = line.removeprefix("```"), []
+        elif kind:
+            block.append(line)
+        elif line.startswith("#"):
+            section = line.lstrip("# ")
+        elif line.startswith("    "):
+            yield Step(page, section, "command", line.strip())

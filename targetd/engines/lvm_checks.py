@@ -43,9 +43,9 @@ def check_group(group: str, row: Row | None) -> None:
     """Raises StartError where the volume group is absent, or not this host's alone."""
     if row is None:
         raise NotReady(
-            f"volume group {group} is not there; if it was before, find its disks or restore it "
-            f"(vgcfgrestore {group}); on a new host create it (vgcreate {group} DEVICE) or correct "
-            "[[pool]] in the configuration"
+            f"volume group {group} is not there; if it was before, find its disks, or restore its "
+            "description (docs/backup.md); on a new host create it (vgcreate "
+            f"{group} DEVICE) or correct [[pool]] in the configuration"
         )
     if row["vg_lock_type"] not in ("", "none") or row["vg_systemid"]:
         raise StartError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.node import Node
 from lab.storage import ROOT
 from targetd import __version__
 
@@ -25,3 +26,11 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]
     """The folder of two packages, made while a lab boots: each takes its time."""
     with ThreadPoolExecutor(1) as threads:
         yield threads.submit(_make_packages, tmp_path_factory.mktemp("packages"))
+
+
+def prepare_for_packages(node: Node) -> None:
+    """What apt-get and dpkg are to find on a node, which has the file system of this machine."""
+    # Where this machine is a container, it starts no services at an installation.
+    node.run(["rm", "-f", "/usr/sbin/policy-rc.d"])
+    # Reading all manual pages that this machine has takes longer than the installation.
+    node.run(["rm", "-f", "/var/lib/man-db/auto-update"])

@@ -84,13 +84,15 @@ def test_a_full_state_file_system_stops_nobody(lab_host: Host, storage: StorageH
     """The records have their space from the start."""
     run = storage.node.run
     volume_id = lab_host.create()
-    run(["dd", "if=/dev/zero", f"of={STATE}/full", "bs=1M"], check=False)
-    run(["sh", "-c", f"while echo x >> {STATE}/rest; do :; done"], check=False)
-    for _ in range(20):
-        lab_host.attach(volume_id)
-        lab_host.detach(volume_id)
-        lab_host.remove_export(volume_id)
-    run(["rm", f"{STATE}/full", f"{STATE}/rest"])
+    try:
+        run(["dd", "if=/dev/zero", f"of={STATE}/full", "bs=1M"], check=False)
+        run(["sh", "-c", f"while echo x >> {STATE}/rest; do :; done"], check=False)
+        for _ in range(20):
+            lab_host.attach(volume_id)
+            lab_host.detach(volume_id)
+            lab_host.remove_export(volume_id)
+    finally:
+        run(["rm", f"{STATE}/full", f"{STATE}/rest"])
 
 
 # EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH: every write fails from then on.

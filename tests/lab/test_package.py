@@ -20,7 +20,7 @@ from targetd import __version__
 from targetd.api.v1 import export_pb2
 from tests.conftest import LAB_FOLDER
 from tests.hosts import Host, LabBacking, properties_of
-from tests.lab.conftest import LATER
+from tests.lab.conftest import LATER, prepare_for_packages
 from tests.lab.live import live_io
 
 pytestmark = pytest.mark.lab
@@ -66,8 +66,7 @@ class PackagedBacking(LabBacking):
         for version, name in ((__version__, "build/targetd_1.deb"), (LATER, "later.deb")):
             (made,) = packages.glob(f"targetd_{version}_*.deb")
             shutil.copy(made, share / name)
-        # Where this machine is a container, it starts no services at an installation.
-        self.run(["rm", "-f", "/usr/sbin/policy-rc.d"])
+        prepare_for_packages(self.storage.node)
         self.run(["mkfs.ext4", "-q", "/dev/ubdb"])
         self.storage.pack_surroundings()
         self.storage.node.unpack()
