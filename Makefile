@@ -13,7 +13,7 @@ BINDIR := /usr/local/bin
 CUTS := 100
 PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
-CODE := targetd drivers lab tests package
+CODE := targetd attachd drivers lab tests package
 
 PARTS := lab-crashes lab-contract lab-others
 .PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages deb install uninstall \
@@ -46,7 +46,7 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check $(CODE)
 
 types: $(VENV)/ready stubs-check
-	$(VENV)/bin/mypy targetd drivers/targetd_driver lab tests package
+	$(VENV)/bin/mypy targetd attachd drivers/targetd_driver lab tests package
 
 stubs-check: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate --check

@@ -1,0 +1,1 @@
+"""The attachment manager: one record per attachment, over any number of storage hosts."""
