@@ -11,7 +11,12 @@ import grpc
 # wait out their deadline. The daemon allows a ping every 10 seconds.
 KEEPALIVE_SECONDS = 20
 KEEPALIVE_TIMEOUT_SECONDS = 10
+# Calls to a host that does not answer fail at once until the next attempt to connect: one that
+# is back must not be taken for dead for the two minutes that gRPC would come to.
+RECONNECT_SECONDS_MAX = 5
+RECONNECT = (("grpc.max_reconnect_backoff_ms", RECONNECT_SECONDS_MAX * 1000),)
 OPTIONS = (
+    *RECONNECT,
     ("grpc.keepalive_time_ms", KEEPALIVE_SECONDS * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_SECONDS * 1000),
 )
@@ -36,7 +41,7 @@ class Endpoint:
     def channel(self) -> grpc.Channel:
         """Raises ValueError for TCP without TLS, OSError for an unreadable file."""
         if self.address.startswith("unix:"):
-            return grpc.insecure_channel(self.address)
+            return grpc.insecure_channel(self.address, RECONNECT)
         if self.tls is None:
             raise ValueError(f"{self.address}: TCP needs tls=TlsFiles(certificate, key, ca)")
         credentials = grpc.ssl_channel_credentials(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
-
-import grpc
+from collections.abc import Mapping
+from typing import Any
 
 from targetd.api.v1 import export_pb2, export_pb2_grpc
+from targetd_driver.calls import Calls
 from targetd_driver.channel import Endpoint
-from targetd_driver.errors import InvalidConnector, InvalidInput, translated
-
-Answer = TypeVar("Answer")
+from targetd_driver.connections import Connections
+from targetd_driver.errors import InvalidConnector, InvalidInput
+from targetd_driver.host import Operations, StorageHost
+from targetd_driver.snapshots import Snapshots
+from targetd_driver.volumes import Volumes
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
 # Attachment ids for layers that have none, made from the volume and the initiator:
@@ -32,6 +33,8 @@ class TargetdDriver:
 
     ``volume`` is anything with ``id`` as attribute or key: a Cinder volume or a
     plain mapping. Every call is idempotent and raises DriverError or a kind of it.
+    What no volume driver of the field has is in the attributes: ``volumes``,
+    ``snapshots``, ``connections``, ``operations`` and ``host``.
     """
 
     def __init__(
@@ -39,7 +42,13 @@ class TargetdDriver:
     ) -> None:
         self._channel = endpoint.channel()
         self._exports = export_pb2_grpc.ExportServiceStub(self._channel)
-        self._timeout_seconds = timeout_seconds
+        calls = Calls(self._channel, timeout_seconds)
+        self._call = calls.call
+        self.volumes = Volumes(calls)
+        self.snapshots = Snapshots(calls)
+        self.connections = Connections(calls)
+        self.operations = Operations(calls)
+        self.host = StorageHost(calls)
 
     def __enter__(self) -> TargetdDriver:
         return self
@@ -135,13 +144,6 @@ class TargetdDriver:
         else:
             request.force = True
         return bool(self._call(self._exports.TerminateConnection, request).shared)
-
-    def _call(self, method: Callable[..., Answer], request: Any) -> Answer:
-        try:
-            return method(request, timeout=self._timeout_seconds)
-        except grpc.RpcError as error:
-            # Every error of a unary call is also the call itself (grpc.RpcError's docs).
-            raise translated(cast(grpc.Call, error)) from None
 
 
 def _volume_id(volume: Any) -> str:

@@ -10,12 +10,23 @@ from grpc_status import rpc_status
 
 
 class DriverError(Exception):
-    """The storage host did not do it; the message is the host's own."""
+    """The storage host did not do it; the message is the host's own.
 
-    def __init__(self, message: str, reason: str = "", metadata: Mapping[str, str] = {}) -> None:
+    ``answered``: the host itself says that it is not done. Without that it may have been, or may
+    yet be: repeat the call, or take it back.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        reason: str = "",
+        metadata: Mapping[str, str] = {},
+        answered: bool = False,
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.metadata = dict(metadata)
+        self.answered = answered
 
 
 class InvalidInput(DriverError):
@@ -42,6 +53,14 @@ class Unavailable(DriverError):
     """Not now: the host is down, busy, out of space or late. Try again, or take it back."""
 
 
+class NoSpace(Unavailable):
+    """The pool is full, or over one of its marks; the message says which."""
+
+
+class Late(Unavailable):
+    """No answer in time. What was asked for may yet be done."""
+
+
 class Unsupported(DriverError):
     """The storage host cannot do this."""
 
@@ -54,10 +73,16 @@ KINDS: Mapping[grpc.StatusCode, type[DriverError]] = {
     grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.ABORTED: Unavailable,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Late,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
     grpc.StatusCode.UNIMPLEMENTED: Unsupported,
 }
+# Of RESOURCE_EXHAUSTED: what is about the client, not about a pool.
+TOO_MANY = ("TOO_MANY_CALLS", "TOO_MANY_WATCHERS")
+# The daemon's name in its errors; what others say of a call tells nothing of its outcome,
+# nor do these of its own codes.
+DOMAIN = "targetd"
+UNKNOWN_OUTCOME = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL)
 
 
 def translated(error: grpc.Call) -> DriverError:
@@ -75,4 +100,12 @@ def translated(error: grpc.Call) -> DriverError:
     kind = KINDS.get(code, DriverError)
     if kind is InvalidInput and any(field.startswith("connector") for field in fields):
         kind = InvalidConnector
-    return kind(message or code.name, info.reason or code.name, info.metadata)
+    if kind is Unavailable and _lacks_space(code, info):
+        kind = NoSpace
+    answered = info.domain == DOMAIN and code not in UNKNOWN_OUTCOME
+    return kind(message or code.name, info.reason or code.name, info.metadata, answered)
+
+
+def _lacks_space(code: grpc.StatusCode, info: error_details_pb2.ErrorInfo) -> bool:
+    exhausted = code is grpc.StatusCode.RESOURCE_EXHAUSTED and info.domain == DOMAIN
+    return exhausted and info.reason not in TOO_MANY
