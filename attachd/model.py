@@ -190,6 +190,9 @@ class StorageHost:
     # Whether it answered last; None before it was asked.
     reachable: bool | None = None
     reason: str = ""
+    # The host's own id, by which it is known under any name and address. Attaching hosts
+    # that must not work on its targets in parallel lock on it.
+    lock_domain_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,10 @@ class Pool:
     thin: bool
     total_bytes: int
     free_bytes: int
+    # The sum of the sizes promised to volumes.
     provisioned_bytes: int
+    # Thin pools only: of data or of metadata, whichever is fuller.
+    full_percent: float = 0.0
 
 
 class SortKey(StrEnum):
