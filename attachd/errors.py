@@ -76,6 +76,12 @@ class OutcomeUnknown(AttachError):
     code = 504
 
 
+class RecordsUnavailable(AttachError):
+    """attachd's own database does not answer."""
+
+    code = 503
+
+
 def of_driver(error: driver.DriverError, host: str) -> AttachError:
     """What a driver call raised, as the answer to a request."""
     text = f"storage host {host}: {error}"

@@ -40,6 +40,17 @@ class AttachStatus(StrEnum):
     ERROR_DETACHING = "error_detaching"
 
 
+class Origin(StrEnum):
+    """How an attachment came to be, which says what is left when its connection is undone."""
+
+    # Reserved first, connected by an update: the reservation is left.
+    RESERVATION = "reservation"
+    # Made with its connector: nothing is left.
+    CONNECTION = "connection"
+    # By reserve of the volume's actions, whose callers do not know the attachment's id.
+    ACTIONS = "actions"
+
+
 class SnapshotStatus(StrEnum):
     CREATING = "creating"
     AVAILABLE = "available"
@@ -91,7 +102,9 @@ class Attachment:
     connection_info: ConnectionInfo | None
     create_time: datetime
     update_time: datetime
-    # When a reservation that nobody completes goes by itself.
+    origin: Origin = Origin.RESERVATION
+    # When a reservation that nobody completes goes by itself, and also what terminate_connection
+    # leaves for detach.
     lease_end_time: datetime | None = None
     # Why the status is an error.
     reason: str = ""
@@ -118,6 +131,8 @@ class Volume:
     # Why the status is an error, or what a long step waits for.
     reason: str = ""
     attachments: tuple[Attachment, ...] = ()
+    # Its holder may have died; then ``until`` passes.
+    claim: VolumeClaim | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +170,16 @@ class Snapshot:
     create_time: datetime
     update_time: datetime
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class VolumeClaim:
+    """Who works on a volume."""
+
+    by: str
+    purpose: str
+    since: datetime
+    until: datetime
 
 
 @dataclass(frozen=True)

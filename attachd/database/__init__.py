@@ -1,0 +1,1 @@
+"""The records: tables, the engine under them, and what is read and written."""
