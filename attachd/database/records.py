@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Executable,
     RowMapping,
     Select,
     Table,
@@ -33,6 +32,7 @@ from sqlalchemy import (
 from attachd.clock import Clock, now
 from attachd.database import lists, rows
 from attachd.database.engine import Database
+from attachd.database.host_records import HostChanges, HostReads
 from attachd.database.schema import (
     ATTACHMENT_UNFINISHED,
     SNAPSHOT_UNFINISHED,
@@ -60,19 +60,8 @@ VOLUME_COLUMNS = list(volumes.c)
 SNAPSHOT_COLUMNS = list(snapshots.c)
 
 
-class Reads:
+class Reads(HostReads):
     """Statements that change nothing. What was deleted is not found."""
-
-    def _connect(self) -> AbstractContextManager[Connection]:
-        raise NotImplementedError
-
-    def _rows(self, statement: Executable) -> Sequence[RowMapping]:
-        with self._connect() as connection:
-            return connection.execute(statement).mappings().all()
-
-    def _row(self, statement: Executable) -> RowMapping | None:
-        with self._connect() as connection:
-            return connection.execute(statement).mappings().first()
 
     # Volumes
 
@@ -215,15 +204,8 @@ class Reads:
         return self._rows(lists.paged(table, columns, where, page, after))
 
 
-class Changes(Reads):
+class Changes(HostChanges, Reads):
     """One transaction: what it reads, it has for itself; what it writes is there at its end."""
-
-    def __init__(self, connection: Connection, time: datetime) -> None:
-        self._connection = connection
-        self._time = time
-
-    def _connect(self) -> AbstractContextManager[Connection]:
-        return nullcontext(self._connection)
 
     # Volumes
 

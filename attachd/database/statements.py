@@ -1,0 +1,35 @@
+"""How reads and changes reach the database; what they are is in the modules beside this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+
+from sqlalchemy import Connection, Executable, RowMapping
+
+
+class Reading:
+    """Runs statements that change nothing."""
+
+    def _connect(self) -> AbstractContextManager[Connection]:
+        raise NotImplementedError
+
+    def _rows(self, statement: Executable) -> Sequence[RowMapping]:
+        with self._connect() as connection:
+            return connection.execute(statement).mappings().all()
+
+    def _row(self, statement: Executable) -> RowMapping | None:
+        with self._connect() as connection:
+            return connection.execute(statement).mappings().first()
+
+
+class Writing(Reading):
+    """Runs all statements of one transaction, which is of one moment."""
+
+    def __init__(self, connection: Connection, time: datetime) -> None:
+        self._connection = connection
+        self._time = time
+
+    def _connect(self) -> AbstractContextManager[Connection]:
+        return nullcontext(self._connection)
