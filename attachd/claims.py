@@ -74,6 +74,9 @@ class Step:
         self.changes.remove_attachment(attachment_id)
         del self.attachments[attachment_id]
 
+    def remove_volume(self) -> None:
+        self.values["delete_time"] = self.changes.time
+
     def remaining(self) -> tuple[Attachment, ...]:
         return tuple(self.attachments.values())
 
@@ -81,11 +84,19 @@ class Step:
 class Claim:
     """A turn at one volume, from its first transaction to its last."""
 
-    def __init__(self, claims: Claims, volume_id: str, purpose: str, caller: Caller | None) -> None:
+    def __init__(
+        self,
+        claims: Claims,
+        volume_id: str,
+        purpose: str,
+        caller: Caller | None,
+        wait_seconds: float,
+    ) -> None:
         self._claims = claims
         self._volume_id = volume_id
         self._purpose = purpose
         self._caller = caller
+        self._wait_seconds = wait_seconds
         # Unique, so that nobody takes another's claim for its own.
         self._holder = f"{claims.name}/{uuid.uuid4()}"
         self._volume: Volume | None = None
@@ -97,17 +108,29 @@ class Claim:
         Waits while another process has it. Raises NotFound, also for another project's volume;
         Busy; RecordsUnavailable.
         """
-        time_now = self._claims.records.clock()
-        with self._claims.opened(self._volume_id, self._caller) as step:
+        with self._claims.opened(self._volume_id, self._caller, self._wait_seconds) as step:
             yield step
-            step.values |= {
-                "claimed_by": self._holder,
-                "claimed_for": self._purpose,
-                "claimed_since": time_now,
-                "claimed_until": time_now + timedelta(seconds=self._claims.hold_seconds),
-            }
-            step.changes.update_volume(self._volume_id, **step.values)
+            step.changes.update_volume(self._volume_id, **step.values, **self._taken(step))
         self._volume = replace(step.volume, attachments=step.remaining())
+
+    @contextmanager
+    def begin_new(self, volume: Volume) -> Iterator[Step]:
+        """As ``begin``, of a volume that gets its record with it. Raises RecordsUnavailable."""
+        with self._claims.records.writing() as changes:
+            step = Step(changes, volume)
+            yield step
+            changes.add_volume(step.volume)
+            changes.update_volume(self._volume_id, **self._taken(step))
+        self._volume = step.volume
+
+    def _taken(self, step: Step) -> dict[str, Any]:
+        since = step.changes.time
+        return {
+            "claimed_by": self._holder,
+            "claimed_for": self._purpose,
+            "claimed_since": since,
+            "claimed_until": since + timedelta(seconds=self._claims.hold_seconds),
+        }
 
     @contextmanager
     def end(self) -> Iterator[Step]:
@@ -159,10 +182,17 @@ class Claims:
         self._turns = Turns(records.clock)
 
     @contextmanager
-    def hold(self, volume_id: str, purpose: str, caller: Caller | None = None) -> Iterator[Claim]:
+    def hold(
+        self,
+        volume_id: str,
+        purpose: str,
+        caller: Caller | None = None,
+        wait_seconds: float | None = None,
+    ) -> Iterator[Claim]:
         """For an operation of several transactions: ``claim.begin()`` ... ``claim.end()``.
 
-        Without a caller it is attachd's own, which sees all projects. Raises Busy.
+        Without a caller it is attachd's own, which sees all projects. Raises Busy, after the
+        usual time or that.
 
             with claims.hold(volume_id, "attach", caller) as claim:
                 with claim.begin() as step:
@@ -171,8 +201,9 @@ class Claims:
                 with claim.end() as step:
                     step.replace(attachment)
         """
-        with self._turns.taken(volume_id, purpose, self.wait_seconds):
-            claim = Claim(self, volume_id, purpose, caller)
+        wait_seconds = self.wait_seconds if wait_seconds is None else wait_seconds
+        with self._turns.taken(volume_id, purpose, wait_seconds):
+            claim = Claim(self, volume_id, purpose, caller, wait_seconds)
             try:
                 yield claim
             except Exception:
@@ -184,16 +215,16 @@ class Claims:
         """For an operation of one transaction. Raises what ``hold`` and ``begin`` do."""
         with (
             self._turns.taken(volume_id, purpose, self.wait_seconds),
-            self.opened(volume_id, caller) as step,
+            self.opened(volume_id, caller, self.wait_seconds) as step,
         ):
             yield step
             if step.values:
                 step.changes.update_volume(volume_id, **step.values)
 
     @contextmanager
-    def opened(self, volume_id: str, caller: Caller | None) -> Iterator[Step]:
+    def opened(self, volume_id: str, caller: Caller | None, wait_seconds: float) -> Iterator[Step]:
         """A transaction on a volume that nobody has claimed."""
-        deadline = time.monotonic() + self.wait_seconds
+        deadline = time.monotonic() + wait_seconds
         pause = LOOK_SECONDS
         while True:
             with self.records.writing() as changes:

@@ -32,7 +32,6 @@ from sqlalchemy import (
 from attachd.clock import Clock, now
 from attachd.database import lists, rows
 from attachd.database.engine import Database
-from attachd.database.host_records import HostChanges, HostReads
 from attachd.database.schema import (
     ATTACHMENT_UNFINISHED,
     SNAPSHOT_UNFINISHED,
@@ -41,6 +40,7 @@ from attachd.database.schema import (
     snapshots,
     volumes,
 )
+from attachd.database.statements import Reading, Writing
 from attachd.errors import NotFound
 from attachd.model import (
     Attachment,
@@ -60,7 +60,7 @@ VOLUME_COLUMNS = list(volumes.c)
 SNAPSHOT_COLUMNS = list(snapshots.c)
 
 
-class Reads(HostReads):
+class Reads(Reading):
     """Statements that change nothing. What was deleted is not found."""
 
     # Volumes
@@ -204,7 +204,7 @@ class Reads(HostReads):
         return self._rows(lists.paged(table, columns, where, page, after))
 
 
-class Changes(HostChanges, Reads):
+class Changes(Writing, Reads):
     """One transaction: what it reads, it has for itself; what it writes is there at its end."""
 
     # Volumes
@@ -219,7 +219,7 @@ class Changes(HostChanges, Reads):
         return rows.volume_of(row, self.attachments_of(volume_id))
 
     def add_volume(self, volume: Volume) -> None:
-        self._connection.execute(insert(volumes).values(rows.volume_values(volume)))
+        self.connection.execute(insert(volumes).values(rows.volume_values(volume)))
 
     def update_volume(
         self, volume_id: str, *, only_claimed_by: str | None = None, **values: Any
@@ -233,7 +233,7 @@ class Changes(HostChanges, Reads):
         )
         if only_claimed_by is not None:
             statement = statement.where(volumes.c.claimed_by == only_claimed_by)
-        found = self._connection.execute(statement.values(update_time=self._time, **values))
+        found = self.connection.execute(statement.values(update_time=self.time, **values))
         return found.rowcount == 1
 
     def remove_volume(self, volume_id: str) -> None:
@@ -244,12 +244,12 @@ class Changes(HostChanges, Reads):
     def add_attachment(self, attachment: Attachment) -> None:
         """Its connection_info must be masked."""
         values = rows.attachment_values(attachment)
-        self._connection.execute(insert(attachments).values(values))
+        self.connection.execute(insert(attachments).values(values))
 
     def replace_attachment(self, attachment: Attachment, sealed_secrets: bytes | None) -> None:
         """Write all of it anew. Its connection_info must be masked."""
-        values = rows.attachment_values(replace(attachment, update_time=self._time))
-        self._connection.execute(
+        values = rows.attachment_values(replace(attachment, update_time=self.time))
+        self.connection.execute(
             update(attachments)
             .where(attachments.c.id == attachment.id)
             .values(**values, sealed_secrets=sealed_secrets)
@@ -261,7 +261,7 @@ class Changes(HostChanges, Reads):
             attachments,
             attachment_id,
             attach_status=AttachStatus.DETACHED,
-            detach_time=self._time,
+            detach_time=self.time,
             lease_end_time=None,
             sealed_secrets=None,
         )
@@ -269,14 +269,14 @@ class Changes(HostChanges, Reads):
     # Snapshots
 
     def add_snapshot(self, snapshot: Snapshot) -> None:
-        self._connection.execute(insert(snapshots).values(rows.snapshot_values(snapshot)))
+        self.connection.execute(insert(snapshots).values(rows.snapshot_values(snapshot)))
 
     def update_snapshot(self, snapshot_id: str, **values: Any) -> bool:
         """Set columns by name. Returns whether there was one."""
         statement = update(snapshots).where(
             snapshots.c.id == snapshot_id, snapshots.c.delete_time.is_(None)
         )
-        found = self._connection.execute(statement.values(update_time=self._time, **values))
+        found = self.connection.execute(statement.values(update_time=self.time, **values))
         return found.rowcount == 1
 
     def remove_snapshot(self, snapshot_id: str) -> None:
@@ -285,15 +285,15 @@ class Changes(HostChanges, Reads):
     def purge(self, before: datetime) -> int:
         """Forget what was deleted before then; returns how many records that were."""
         return sum(
-            self._connection.execute(delete(table).where(table.c.delete_time < before)).rowcount
+            self.connection.execute(delete(table).where(table.c.delete_time < before)).rowcount
             for table in (attachments, snapshots, volumes)
         )
 
     def _remove(self, table: Table, id_: str, **values: Any) -> None:
-        self._connection.execute(
+        self.connection.execute(
             update(table)
             .where(table.c.id == id_, table.c.delete_time.is_(None))
-            .values(update_time=self._time, delete_time=self._time, **values)
+            .values(update_time=self.time, delete_time=self.time, **values)
         )
 
 

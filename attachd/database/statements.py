@@ -28,8 +28,9 @@ class Writing(Reading):
     """Runs all statements of one transaction, which is of one moment."""
 
     def __init__(self, connection: Connection, time: datetime) -> None:
-        self._connection = connection
-        self._time = time
+        # For the statements of other modules, as those about storage hosts.
+        self.connection = connection
+        self.time = time
 
     def _connect(self) -> AbstractContextManager[Connection]:
-        return nullcontext(self._connection)
+        return nullcontext(self.connection)
