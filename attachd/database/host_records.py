@@ -1,69 +1,79 @@
-"""The records of storage hosts. One that was removed stays for the deleted volumes that name it."""
+"""The records of storage hosts. Each function is a part of its caller's transaction."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import Connection, Select, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from attachd import clock
 from attachd.database import rows
 from attachd.database.schema import hosts, volumes
-from attachd.database.statements import Reading, Writing
-from attachd.model import StorageHost
+from attachd.model import HostState, StorageHost
 
 
-class HostReads(Reading):
-    def host(self, name: str) -> StorageHost | None:
-        found = self._hosts(hosts.c.name == name)
-        return found[0] if found else None
-
-    def hosts(self) -> list[StorageHost]:
-        """By name, each with the number of its volumes."""
-        return self._hosts()
-
-    def _hosts(self, *where: ColumnElement[bool]) -> list[StorageHost]:
-        count = select(func.count()).where(
-            volumes.c.host == hosts.c.name, volumes.c.delete_time.is_(None)
-        )
-        statement = select(hosts, count.scalar_subquery().label("volumes"))
-        statement = statement.where(hosts.c.delete_time.is_(None), *where)
-        return [rows.host_of(row) for row in self._rows(statement.order_by(hosts.c.name))]
-
-    def volume_ids_of_host(self, name: str, limit: int | None = None) -> list[str]:
-        """Of the volumes that it has, or that are being made there; by id."""
-        statement = select(volumes.c.id).where(
-            volumes.c.host == name, volumes.c.delete_time.is_(None)
-        )
-        return [row["id"] for row in self._rows(statement.order_by(volumes.c.id).limit(limit))]
+def every(connection: Connection) -> Sequence[StorageHost]:
+    """By name, each with the number of its volumes."""
+    found = connection.execute(_selected().order_by(hosts.c.name))
+    return [rows.host_of(row) for row in found.mappings()]
 
 
-class HostChanges(Writing, HostReads):
-    def locked_host(self, name: str, change: bool = True) -> StorageHost | None:
-        """As ``host``, and nobody else changes it before the end of this transaction.
+def named(connection: Connection, name: str) -> StorageHost | None:
+    row = connection.execute(_selected().where(hosts.c.name == name)).mappings().one_or_none()
+    return rows.host_of(row) if row else None
 
-        Without ``change`` others may also be sure of it meanwhile: many volumes are made on one.
-        """
-        live = select(hosts.c.name).where(hosts.c.name == name, hosts.c.delete_time.is_(None))
-        if self._row(live.with_for_update(read=not change)) is None:
-            return None
-        return self.host(name)
 
-    def put_host(self, host: StorageHost) -> None:
-        """A new one, one that had been removed, or one that is reached in another way."""
-        values = rows.host_values(host)
-        is_sqlite = self._connection.dialect.name == "sqlite"
-        insert = sqlite.insert if is_sqlite else postgresql.insert
-        self._connection.execute(
-            insert(hosts)
-            .values(name=host.name, create_time=self._time, **values)
-            .on_conflict_do_update(index_elements=[hosts.c.name], set_=values)
-        )
+def state(connection: Connection, name: str, change: bool = False) -> HostState | None:
+    """None: there is no such host. Until the transaction ends nobody changes it.
 
-    def update_host(self, name: str, **values: Any) -> bool:
-        """Set columns by name. Returns whether there was one."""
-        change = update(hosts).where(hosts.c.name == name, hosts.c.delete_time.is_(None))
-        return self._connection.execute(change.values(values)).rowcount == 1
+    With ``change`` nobody may ask so either, as who changes it must, before anything else.
+    """
+    found = connection.execute(
+        select(hosts.c.state)
+        .where(hosts.c.name == name, hosts.c.delete_time.is_(None))
+        .with_for_update(read=not change)
+    ).scalar()
+    return HostState(found) if found else None
 
-    def remove_host(self, name: str) -> None:
-        self.update_host(name, delete_time=self._time)
+
+def put(connection: Connection, host: StorageHost) -> None:
+    """A new one, one that had been removed, or one that is reached in another way."""
+    values = rows.host_values(host)
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    connection.execute(
+        insert(hosts)
+        .values(name=host.name, create_time=clock.now(), **values)
+        .on_conflict_do_update(index_elements=[hosts.c.name], set_=values)
+    )
+
+
+def set_state(connection: Connection, name: str, to: HostState) -> bool:
+    """Returns whether there is such a host."""
+    change = update(hosts).where(hosts.c.name == name, hosts.c.delete_time.is_(None))
+    return connection.execute(change.values(state=to)).rowcount == 1
+
+
+def remove(connection: Connection, name: str) -> None:
+    """The record stays for the deleted volumes that name it."""
+    change = update(hosts).where(hosts.c.name == name)
+    connection.execute(change.values(delete_time=clock.now()))
+
+
+def volume_ids(connection: Connection, name: str) -> Sequence[str]:
+    """Of all volumes that it has, or that are being made there."""
+    found = connection.execute(
+        select(volumes.c.id)
+        .where(volumes.c.host == name, volumes.c.delete_time.is_(None))
+        .order_by(volumes.c.id)
+    )
+    return found.scalars().all()
+
+
+def _selected() -> Select[Any]:
+    count = select(func.count()).where(
+        volumes.c.host == hosts.c.name, volumes.c.delete_time.is_(None)
+    )
+    columns = [*hosts.c, count.scalar_subquery().label("volumes")]
+    return select(*columns).where(hosts.c.delete_time.is_(None))
