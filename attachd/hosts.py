@@ -246,8 +246,8 @@ class Hosts:
     ) -> tuple[str, str]:
         """The host and the pool for a new volume, and not those ``without``.
 
-        Raises NoRoom, which says why of each; HostUnavailable when that is all that is wrong;
-        Invalid when there is no such host.
+        Raises NoRoom, which says why of each; HostUnavailable when none answers; Invalid when
+        there is no such host.
         """
         where = where or Place()
         self.refresh()
@@ -270,7 +270,8 @@ class Hosts:
                 self._get(found.host).figures.place(found.name, size_bytes)
                 return found.host, found.name
         objections = self._objections(size_bytes, where, without)
-        raise _no_room(size_gib, objections, any(figures.pools for figures in seen.values()))
+        unreachable = bool(seen) and all(figures.failure for figures in seen.values())
+        raise _no_room(size_gib, objections, unreachable)
 
     def _objections(
         self, size_bytes: int, where: Place, without: Collection[tuple[str, str]]
@@ -308,14 +309,14 @@ def _may_get_more(host: StorageHost, where: Place) -> bool:
     return host.state is HostState.UP and where.host in (None, host.name)
 
 
-def _no_room(size_gib: int, objections: Sequence[str], some_answered: bool) -> AttachError:
+def _no_room(size_gib: int, objections: Sequence[str], unreachable: bool) -> AttachError:
     if not objections:
         return HostUnavailable(
             "there is no such pool, or no storage host at all: see `attachd host list`, and add "
             "one with `attachd host add NAME ENDPOINT`"
         )
     text = f"no room for {size_gib} GiB: {'; '.join(objections)}"
-    if not some_answered:
+    if unreachable:
         return HostUnavailable(f"{text}; try again later, or add a storage host")
     return NoRoom(f"{text}; delete volumes, extend a pool, or add a storage host")
 
