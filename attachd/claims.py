@@ -45,6 +45,8 @@ class Step:
         self.attachments = {one.id: one for one in volume.attachments}
         # Columns of the volume's record.
         self.values: dict[str, Any] = {}
+        # Set in a first transaction: nothing is left to do after it, so no claim is taken.
+        self.is_last = False
 
     def attachment(self, attachment_id: str) -> Attachment:
         """Raises NotFound."""
@@ -65,7 +67,7 @@ class Step:
         return attachment
 
     def replace(self, attachment: Attachment, sealed_secrets: bytes | None = None) -> Attachment:
-        """Write all of it anew; without sealed secrets it has none afterwards."""
+        """Write all of it anew. Its secrets stay if it has connection_info, and none are given."""
         self.changes.replace_attachment(attachment, sealed_secrets)
         self.attachments[attachment.id] = attachment
         return attachment
@@ -76,6 +78,11 @@ class Step:
 
     def remove_volume(self) -> None:
         self.values["delete_time"] = self.changes.time
+
+    def write(self) -> None:
+        """What is changed of the volume."""
+        if self.values:
+            self.changes.update_volume(self.volume.id, **self.values)
 
     def remaining(self) -> tuple[Attachment, ...]:
         return tuple(self.attachments.values())
@@ -110,6 +117,9 @@ class Claim:
         """
         with self._claims.opened(self._volume_id, self._caller, self._wait_seconds) as step:
             yield step
+            if step.is_last:
+                step.write()
+                return
             step.changes.update_volume(self._volume_id, **step.values, **self._taken(step))
         self._volume = replace(step.volume, attachments=step.remaining())
 
@@ -211,15 +221,21 @@ class Claims:
                 raise
 
     @contextmanager
-    def once(self, volume_id: str, purpose: str, caller: Caller | None = None) -> Iterator[Step]:
+    def once(
+        self,
+        volume_id: str,
+        purpose: str,
+        caller: Caller | None = None,
+        wait_seconds: float | None = None,
+    ) -> Iterator[Step]:
         """For an operation of one transaction. Raises what ``hold`` and ``begin`` do."""
+        wait_seconds = self.wait_seconds if wait_seconds is None else wait_seconds
         with (
-            self._turns.taken(volume_id, purpose, self.wait_seconds),
-            self.opened(volume_id, caller, self.wait_seconds) as step,
+            self._turns.taken(volume_id, purpose, wait_seconds),
+            self.opened(volume_id, caller, wait_seconds) as step,
         ):
             yield step
-            if step.values:
-                step.changes.update_volume(volume_id, **step.values)
+            step.write()
 
     @contextmanager
     def opened(self, volume_id: str, caller: Caller | None, wait_seconds: float) -> Iterator[Step]:

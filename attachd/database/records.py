@@ -247,12 +247,15 @@ class Changes(Writing, Reads):
         self.connection.execute(insert(attachments).values(values))
 
     def replace_attachment(self, attachment: Attachment, sealed_secrets: bytes | None) -> None:
-        """Write all of it anew. Its connection_info must be masked."""
+        """Write all of it anew. Its connection_info must be masked.
+
+        Its secrets stay if it has connection_info, and none are given.
+        """
         values = rows.attachment_values(replace(attachment, update_time=self.time))
+        if sealed_secrets is not None or attachment.connection_info is None:
+            values["sealed_secrets"] = sealed_secrets
         self.connection.execute(
-            update(attachments)
-            .where(attachments.c.id == attachment.id)
-            .values(**values, sealed_secrets=sealed_secrets)
+            update(attachments).where(attachments.c.id == attachment.id).values(values)
         )
 
     def remove_attachment(self, attachment_id: str) -> None:

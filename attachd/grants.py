@@ -1,0 +1,115 @@
+"""What is done on a storage host for attachments: access given, taken away, and looked at."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Protocol
+
+from targetd_driver import DriverError, NotFound, Refused, TargetdDriver
+
+from attachd.errors import Invalid, of_driver
+from attachd.model import (
+    Attachment,
+    ConnectionInfo,
+    Connector,
+    SharedConnection,
+    Volume,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Drivers(Protocol):
+    def driver(self, name: str) -> TargetdDriver:
+        """Of that storage host. Raises AttachError."""
+
+
+class Grants:
+    """The storage host of one volume. Calls raise DriverError unless they say otherwise."""
+
+    def __init__(self, driver: TargetdDriver, volume: Volume) -> None:
+        self._driver = driver
+        self._volume = {"id": volume.id}
+        self.host = volume.host
+
+    def give(self, attachment: Attachment) -> ConnectionInfo:
+        """Access for its connector's initiator; the same call again gives the same answer.
+
+        Flat, as the field's attachments have it, with secrets.
+        """
+        assert attachment.connector is not None
+        self._driver.create_export(None, self._volume)
+        answer = self._driver.initialize_connection(
+            self._volume, attachment.connector, attachment.id, attachment.attach_mode
+        )
+        return {"driver_volume_type": answer["driver_volume_type"], **answer["data"]}
+
+    def revoke(self, attachment_id: str) -> bool:
+        """Returns, when no access is left, whether others have access to the volume."""
+        try:
+            return self._driver.terminate_connection(
+                self._volume, None, attachment_id=attachment_id
+            )
+        except NotFound:
+            # Nobody has access to a volume that is not there.
+            return False
+
+    def take(self, attachment_id: str) -> bool:
+        """As ``revoke``; and the volume's target goes with its last attachment."""
+        shared = self.revoke(attachment_id)
+        if not shared:
+            self._remove_export()
+        return shared
+
+    def take_all(self, connector: Connector | None) -> None:
+        """Of that initiator, or of everybody, whatever the records say."""
+        self._driver.terminate_connection(self._volume, connector, force=True)
+        self._remove_export()
+
+    def _remove_export(self) -> None:
+        # A target that nobody has access to does no harm; whoever deletes the volume removes it.
+        try:
+            with suppress(Refused):
+                self._driver.remove_export(None, self._volume)
+        except DriverError as error:
+            log.warning("volume %s: its target stays: %s", self._volume["id"], error)
+
+    def others(self, attachment_id: str) -> tuple[SharedConnection, ...]:
+        """Who else has access to the volume now. Raises AttachError."""
+        try:
+            found = list(self._driver.connections.list(self._volume["id"]))
+        except NotFound:
+            return ()
+        except DriverError as error:
+            raise of_driver(error, self.host) from error
+        return tuple(
+            SharedConnection(
+                one.attachment_id, one.initiator, one.host, one.authorized, one.logged_in
+            )
+            for one in found
+            if one.attachment_id != attachment_id
+        )
+
+
+def validate_connector(driver: TargetdDriver, host: str, connector: Connector) -> None:
+    """Before an access that works is given up for a new one. Raises AttachError."""
+    try:
+        driver.validate_connector(connector)
+    except DriverError as error:
+        raise of_driver(error, host) from error
+
+
+def initiator_of(connector: Connector | None) -> str:
+    """Whatever is not its name does not tell one initiator from another."""
+    return str((connector or {}).get("initiator") or "").lower()
+
+
+def checked(connector: Connector) -> Connector:
+    """Raises Invalid; the storage host checks the rest before it gives access."""
+    if not initiator_of(connector):
+        raise Invalid(
+            'connector: has no "initiator"; give what os-brick says of the attaching host, as '
+            "`cinder get-connector` prints it"
+        )
+    return dict(connector)
