@@ -72,21 +72,21 @@ $(PARTS): .SHELLFLAGS := -o pipefail -c
 TELL = 2>&1 | (trap '' INT; exec sed --unbuffered 's/^/$@: /')
 
 lab-contract:
-	$(PYTHON) -m pytest tests/contract -m lab --verbose $(TELL)
+	$(PYTHON) -m pytest tests/contract -m lab --verbose --durations=5 $(TELL)
 
 CRASHES := test_daemon.py test_power_cuts.py test_lost_writes.py
 
 lab-crashes:
-	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose $(TELL)
+	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
 
 SERVICE := test_operator_docs.py test_package.py test_readme.py test_service.py
 
 lab-service:
-	$(PYTHON) -m pytest $(SERVICE:%=tests/lab/%) -m lab --verbose $(TELL)
+	$(PYTHON) -m pytest $(SERVICE:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
 
 lab-others:
 	$(PYTHON) -m pytest tests/lab $(CRASHES:%=--ignore=tests/lab/%) \
-	    $(SERVICE:%=--ignore=tests/lab/%) -m lab --verbose $(TELL)
+	    $(SERVICE:%=--ignore=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
 
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)
