@@ -15,7 +15,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
 CODE := targetd attachd drivers lab tests package
 
-PARTS := lab-crashes lab-contract lab-others
+PARTS := lab-crashes lab-contract lab-service lab-others
 .PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages deb install uninstall \
     clean help
 
@@ -60,26 +60,33 @@ unit: $(VENV)/ready build/promtool
 contract: $(VENV)/ready
 	$(PYTHON) -m pytest tests/contract -m "not lab"
 
-# Each part has labs of its own and waits for its nodes most of the time, so two at once.
+# Each part has labs of its own; the storage host of each wants a processor for itself.
+AT_ONCE := $(shell [ "$$(nproc)" -gt 3 ] && echo 3 || echo 2)
 lab-test: packages $(VENV)/ready
-	@$(MAKE) --no-print-directory --jobs=2 $(PARTS)
+	@$(MAKE) --no-print-directory --jobs=$(AT_ONCE) $(PARTS)
 
-# Both tell how far they are, in whole lines that say whose they are.
+# Each tells how far it is, in whole lines that say whose they are.
 $(PARTS): export PYTHONUNBUFFERED := 1
 $(PARTS): SHELL := bash
 $(PARTS): .SHELLFLAGS := -o pipefail -c
 TELL = 2>&1 | (trap '' INT; exec sed --unbuffered 's/^/$@: /')
 
 lab-contract:
-	$(PYTHON) -m pytest tests/contract -m lab --verbose $(TELL)
+	$(PYTHON) -m pytest tests/contract -m lab --verbose --durations=5 $(TELL)
 
 CRASHES := test_daemon.py test_power_cuts.py test_lost_writes.py
 
 lab-crashes:
-	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose $(TELL)
+	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
+
+SERVICE := test_operator_docs.py test_package.py test_readme.py test_service.py
+
+lab-service:
+	$(PYTHON) -m pytest $(SERVICE:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
 
 lab-others:
-	$(PYTHON) -m pytest tests/lab $(CRASHES:%=--ignore=tests/lab/%) -m lab --verbose $(TELL)
+	$(PYTHON) -m pytest tests/lab $(CRASHES:%=--ignore=tests/lab/%) \
+	    $(SERVICE:%=--ignore=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
 
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Install the Debian packages that the lab needs and the machine lacks.
+# Install the Debian packages that the lab and the tests need and the machine lacks.
 set -e
 wanted="user-mode-linux busybox-static iproute2 lvm2 thin-provisioning-tools open-iscsi
-targetcli-fb dbus-daemon kmod udev uml-utilities e2fsprogs util-linux python3-venv"
+targetcli-fb dbus-daemon kmod udev uml-utilities e2fsprogs util-linux python3-venv nftables zsh fish"
 missing=
 for package in $wanted; do
     dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null |

@@ -137,6 +137,11 @@ class Snapshot:
         return f"/dev/{self.pool.volume_group}/{self.lv_name}"
 
 
+def is_of(item: Volume | Snapshot, create_time: datetime | None) -> bool:
+    """Whether the creation of that time has made it; None stands for any time."""
+    return create_time is None or item.create_time == create_time
+
+
 def volume_name(volume_id: str) -> str:
     """The name of the logical volume and of the LIO backstore."""
     return f"volume-{volume_id}"

@@ -135,11 +135,11 @@ class Reconciler:
                 self._lvm.release_stray(place)
             except EngineError as error:
                 log.error("%s keeps the tags of targetd: %s", place, error)
-        for lv_name in self._state.creating():
+        for lv_name, create_time in self._state.creating().items():
             log.info("%s: finishing a creation that was interrupted", lv_name)
             kind, _, item_id = lv_name.partition("-")
             heal = self._volumes if kind == "volume" else self._snapshots
-            heal.heal_creation(item_id)
+            heal.heal_creation(item_id, create_time)
 
     def _remove_orphans(self) -> None:
         """Targets and backstores of ours that no record explains: nobody was told of them."""

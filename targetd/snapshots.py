@@ -19,7 +19,7 @@ from targetd.errors import (
     TargetdError,
 )
 from targetd.failpoints import failpoint
-from targetd.model import Provisioning, Snapshot, Volume, snapshot_name, volume_name
+from targetd.model import Provisioning, Snapshot, Volume, is_of, snapshot_name, volume_name
 from targetd.pins import Pins
 from targetd.pools import Pools
 from targetd.refusals import engine_refusals
@@ -78,7 +78,7 @@ class Snapshots:
             create_time=datetime.now(UTC),
             reserve_bytes=reserve_bytes,
         )
-        self._state.begin_creating(asked.lv_name)
+        self._state.begin_creating(asked.lv_name, asked.create_time)
         failpoint("snapshot-begun")
         try:
             with engine_refusals(
@@ -88,16 +88,17 @@ class Snapshots:
             failpoint("snapshot-made")
             self._state.end_creating(asked.lv_name)
         except TargetdError:
-            self.heal_creation(snapshot_id)
+            self.heal_creation(snapshot_id, asked.create_time)
             raise
         self._catalog.put_snapshot(made)
         return made
 
-    def heal_creation(self, snapshot_id: str) -> None:
+    def heal_creation(self, snapshot_id: str, create_time: datetime | None) -> None:
         """Take away what is left of a snapshot that nobody was told of."""
         try:
             for snapshot in self._lvm.inventory().snapshots:
-                if snapshot.snapshot_id == snapshot_id and not snapshot.for_copy:
+                ours = snapshot.snapshot_id == snapshot_id and not snapshot.for_copy
+                if ours and is_of(snapshot, create_time):
                     log.warning("snapshot %s was left half-made; removing it", snapshot_id)
                     self._wipes.remove(snapshot)
                     self._catalog.drop_snapshot(snapshot)

@@ -76,6 +76,9 @@ SCHEMA_STEPS = (
       error TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE creating ADD COLUMN create_time REAL NOT NULL DEFAULT 0;
+    """,
 )
 SCHEMA_VERSION = len(SCHEMA_STEPS)
 # Ended operations that are remembered.
@@ -188,7 +191,7 @@ class State:
     def check_writable(self) -> None:
         """Write something, to the disk. Raises Unavailable."""
         with self._changes() as database:
-            database.execute("INSERT OR IGNORE INTO creating VALUES ('')")
+            database.execute("INSERT OR IGNORE INTO creating (lv_name) VALUES ('')")
             database.execute("DELETE FROM creating WHERE lv_name = ''")
 
     def lock_domain_id(self) -> str:
@@ -198,18 +201,21 @@ class State:
 
     # Logical volumes whose making was begun and not yet acknowledged
 
-    def begin_creating(self, lv_name: str) -> None:
+    def begin_creating(self, lv_name: str, create_time: datetime) -> None:
+        """The time is what tells this creation from another one of the same name."""
+        row = (lv_name, create_time.timestamp())
         with self._changes() as database:
-            database.execute("INSERT OR IGNORE INTO creating VALUES (?)", (lv_name,))
+            database.execute("INSERT OR REPLACE INTO creating VALUES (?, ?)", row)
 
     def end_creating(self, lv_name: str) -> None:
         with self._changes() as database:
             database.execute("DELETE FROM creating WHERE lv_name = ?", (lv_name,))
 
-    def creating(self) -> list[str]:
+    def creating(self) -> dict[str, datetime | None]:
+        """By their names; the time is None where an earlier version has begun it."""
         with self._lock:
-            rows = self._database.execute("SELECT lv_name FROM creating").fetchall()
-        return [lv_name for (lv_name,) in rows]
+            rows = self._database.execute("SELECT lv_name, create_time FROM creating").fetchall()
+        return {lv_name: _time(seconds) if seconds else None for lv_name, seconds in rows}
 
     # Exports
 

@@ -19,7 +19,7 @@ from targetd.errors import (
     TargetdError,
 )
 from targetd.failpoints import failpoint
-from targetd.model import PoolConfig, Provisioning, Source, Volume, volume_name, wwid
+from targetd.model import PoolConfig, Provisioning, Source, Volume, is_of, volume_name, wwid
 from targetd.pins import Pins
 from targetd.pools import Pools
 from targetd.refusals import engine_refusals
@@ -134,7 +134,7 @@ class Volumes:
             create_time=datetime.now(UTC),
             source=wanted.source,
         )
-        self._state.begin_creating(asked.lv_name)
+        self._state.begin_creating(asked.lv_name, asked.create_time)
         failpoint("volume-begun")
         try:
             with engine_refusals(
@@ -145,7 +145,7 @@ class Volumes:
             self._state.end_creating(asked.lv_name)
             self._catalog.put_volume(made)
         except TargetdError:
-            self.heal_creation(asked.volume_id)
+            self.heal_creation(asked.volume_id, asked.create_time)
             raise
         finally:
             self.unclaim_identity(asked.volume_id)
@@ -153,19 +153,21 @@ class Volumes:
             self._copies.begin(made)
         return made
 
-    def heal_creation(self, volume_id: str) -> None:
+    def heal_creation(self, volume_id: str, create_time: datetime | None) -> None:
         """Bring a creation that was begun to its end, or take away what it left.
 
         A power cut can leave a thin volume in LVM's metadata that its pool does
-        not know; it cannot be activated, and nobody was told of it.
+        not know; it cannot be activated, and nobody was told of it. What another creation
+        has made stays: records that were restored can be older than it. So does what
+        is adopted: it may be on its way to another id.
         """
         try:
             found = [v for v in self._lvm.inventory().volumes if v.volume_id == volume_id]
-            for volume in found:
-                # What is adopted is no creation, and may be on its way to another id.
-                if not volume.adopted_name:
-                    self._heal(volume)
-            self._copies.let_go(volume_id)
+            left = [v for v in found if not v.adopted_name and is_of(v, create_time)]
+            for volume in left:
+                self._heal(volume)
+            if left == found:
+                self._copies.let_go(volume_id)
             if not found:
                 self._catalog.drop_volume(volume_id)
             self._state.end_creating(volume_name(volume_id))

@@ -9,12 +9,14 @@ import platform
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 
-from targetd.config import Config, TlsConfig
+from targetd import config_warnings
+from targetd.config import Config
 from targetd.engines import lio_start, lvm_checks, lvm_command, process
 from targetd.engines.interface import EngineError
 from targetd.engines.lvm import POOL_COLUMNS
@@ -47,6 +49,7 @@ def check_host(config: Config) -> list[Finding]:
     """All of them; root is needed."""
     checks: tuple[Check, ...] = (
         _unit,
+        _configuration,
         _managers,
         _modules,
         _configfs,
@@ -74,21 +77,29 @@ class _Warnings(logging.Handler):
 
 def _of_daemon(about: str, check: Callable[[], object], fine: str) -> Iterator[Finding]:
     """One of the daemon's own checks at start: what it refuses is an error."""
+    with _logged() as messages:
+        try:
+            check()
+        except (StartError, EngineError) as error:
+            yield Finding(ERROR, about, str(error))
+            return
+    for message in messages:
+        yield Finding(WARNING, about, message)
+    if not messages:
+        yield Finding(OK, about, fine)
+
+
+@contextmanager
+def _logged() -> Iterator[list[str]]:
+    """What would be logged inside the block is in the list instead."""
     logger, warnings = logging.getLogger("targetd"), _Warnings()
     propagated, logger.propagate = logger.propagate, False
     logger.addHandler(warnings)
     try:
-        check()
-    except (StartError, EngineError) as error:
-        yield Finding(ERROR, about, str(error))
-        return
+        yield warnings.messages
     finally:
         logger.removeHandler(warnings)
         logger.propagate = propagated
-    for message in warnings.messages:
-        yield Finding(WARNING, about, message)
-    if not warnings.messages:
-        yield Finding(OK, about, fine)
 
 
 def _unit(config: Config) -> Iterator[Finding]:
@@ -118,6 +129,15 @@ def _unit(config: Config) -> Iterator[Finding]:
         )
     else:
         yield Finding(OK, "unit", f"{UNIT} runs")
+
+
+def _configuration(config: Config) -> Iterator[Finding]:
+    """What ``targetd --check-config`` warns of."""
+    # That a certificate ends soon is logged there, and is a finding of its own here.
+    with _logged():
+        warnings = config_warnings.warnings(config)
+    for warning in warnings:
+        yield Finding(WARNING, "configuration", warning)
 
 
 def _managers(config: Config) -> Iterator[Finding]:
@@ -257,15 +277,15 @@ def _certificates(config: Config) -> Iterator[Finding]:
         yield Finding(SKIPPED, "certificates", "gRPC is not served over TCP: there is no [tls]")
         return
     for path in (config.tls.certificate, config.tls.client_ca):
-        yield _certificate(path)
-    yield from _tls_key(config.tls)
+        try:
+            ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+        except (OSError, ValueError):
+            # Among the warnings of the configuration.
+            continue
+        yield _certificate(path, ends)
 
 
-def _certificate(path: Path) -> Finding:
-    try:
-        ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
-    except (OSError, ValueError) as error:
-        return Finding(ERROR, "certificates", f"{path} cannot be read: {error}", "See [tls].")
+def _certificate(path: Path, ends: datetime) -> Finding:
     left = ends - datetime.now(UTC)
     if left > CERTIFICATE_ENDS_SOON:
         return Finding(OK, "certificates", f"{path} is valid until {ends:%Y-%m-%d}")
@@ -276,18 +296,6 @@ def _certificate(path: Path) -> Finding:
         f"{path} {'ended' if over else 'ends'} on {ends:%Y-%m-%d}",
         "Issue a new one and put it in its place.",
     )
-
-
-def _tls_key(tls: TlsConfig) -> Iterator[Finding]:
-    try:
-        mode = stat.S_IMODE(tls.key.stat().st_mode)
-    except OSError as error:
-        yield Finding(
-            ERROR, "certificates", f"{tls.key} cannot be read: {error.strerror}", "See [tls]."
-        )
-        return
-    if mode & 0o037:
-        yield Finding(ERROR, "certificates", f"{tls.key} is open to others", f"chmod 600 {tls.key}")
 
 
 def _clock(config: Config) -> Iterator[Finding]:

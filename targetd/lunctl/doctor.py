@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 
 from targetd import config as configuration
-from targetd.api.v1 import host_pb2, volume_pb2
+from targetd.api.v1 import host_pb2
 from targetd.errors import StartError
 from targetd.lunctl.cli import Command
 from targetd.lunctl.current import connect
 from targetd.lunctl.errors import CommandError
 from targetd.lunctl.exits import Exit
-from targetd.lunctl.findings import ERROR, OK, SKIPPED, WARNING, Finding, of_daemon
+from targetd.lunctl.findings import ERROR, OK, SKIPPED, WARNING, Finding, list_pools, of_daemon
 from targetd.lunctl.output import emit, say
 from targetd.lunctl.present import Present, present
 from targetd.lunctl.settings import settings
@@ -74,13 +74,15 @@ def _daemon() -> Iterator[Finding]:
     client = connect()
     try:
         host = client.call(client.hosts.GetHost, host_pb2.GetHostRequest())
-        pools = client.call(client.volumes.ListPools, volume_pb2.ListPoolsRequest()).pools
+        pools = list_pools(client)
         state = present(client)
-        found = of_daemon(client, state, pools)
+        found = of_daemon(client, state, pools or [])
     except CommandError as error:
         yield Finding(ERROR, "daemon", error.message, "; ".join(error.hints))
         return
     yield from found
+    if pools is None:
+        yield Finding(SKIPPED, "pools", "they are not shown: your role is for attaching")
     if not found:
         yield Finding(OK, "daemon", f"targetd {host.version} serves, and all it has is well")
     if state.exports and settings().endpoint.startswith("unix:"):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
 from targetd.lunctl import human
+from targetd.lunctl.errors import CommandError
+from targetd.lunctl.exits import Exit
 from targetd.lunctl.pool import PERCENT, used_percent, vg_metadata_percent
 from targetd.lunctl.present import Present
 
@@ -32,12 +34,23 @@ class Finding:
     cure: str = ""
 
 
+def list_pools(client: Client) -> list[volume_pb2.Pool] | None:
+    """None for a caller who may not see them: pools are nobody's business who only attaches."""
+    try:
+        answer = client.call(client.volumes.ListPools, volume_pb2.ListPoolsRequest())
+    except CommandError as error:
+        if error.status is Exit.NOT_ALLOWED:
+            return None
+        raise
+    return list(answer.pools)
+
+
 def of_daemon(client: Client, state: Present, pools: Sequence[volume_pb2.Pool]) -> list[Finding]:
     """Errors first."""
     found = [
         *_of_health(client.health()),
         *_of_volumes(state.volumes),
-        *_of_connections(state.connections),
+        *_of_connections(state),
         *_of_strangers(strangers(client, state)),
         *_of_operations(state.operations),
         *_of_snapshots(state.snapshots),
@@ -69,17 +82,23 @@ def _of_volumes(volumes: Sequence[volume_pb2.Volume]) -> Iterator[Finding]:
             )
 
 
-def _of_connections(connections: Sequence[export_pb2.Connection]) -> Iterator[Finding]:
-    for one in connections:
+def _of_connections(state: Present) -> Iterator[Finding]:
+    there = {volume.volume_id for volume in state.volumes}
+    for one in state.connections:
         # What was not looked at yet is not known to be wrong.
         looked_at = one.HasField("observe_time")
         if one.state == export_pb2.CONNECTION_STATE_GRANTED and looked_at and not one.authorized:
+            volume_id = one.volume_id
+            gone = volume_id not in there
             yield Finding(
                 ERROR,
                 "connection",
-                f"attachment {one.attachment_id} of volume {one.volume_id} has no access in the "
-                "kernel",
-                f"lunctl reconcile {one.volume_id}",
+                f"attachment {one.attachment_id} of volume {volume_id} has no access in the kernel"
+                f"{', and LVM has no such volume' if gone else ''}",
+                f"If it is gone for good: lunctl connection remove {volume_id} --all; "
+                f"lunctl export remove {volume_id}"
+                if gone
+                else f"lunctl reconcile {volume_id}",
             )
 
 

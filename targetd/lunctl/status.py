@@ -14,7 +14,7 @@ from targetd.lunctl.cli import Command
 from targetd.lunctl.connection import who
 from targetd.lunctl.current import connect
 from targetd.lunctl.documents import document
-from targetd.lunctl.findings import Finding, of_daemon
+from targetd.lunctl.findings import Finding, list_pools, of_daemon
 from targetd.lunctl.output import Column, emit, say, table
 from targetd.lunctl.pool import PERCENT, used_percent
 from targetd.lunctl.present import Present, present
@@ -41,15 +41,15 @@ def command() -> None:
     """Show on one screen how the host is, and first what is wrong."""
     client = connect()
     host = client.call(client.hosts.GetHost, host_pb2.GetHostRequest())
-    pools = list(client.call(client.volumes.ListPools, volume_pb2.ListPoolsRequest()).pools)
+    pools = list_pools(client)
     state = present(client)
-    findings = of_daemon(client, state, pools)
+    findings = of_daemon(client, state, pools or [])
     if settings().json:
         emit(
             {
                 "host": document(host),
                 "findings": [asdict(finding) for finding in findings],
-                "pools": [document(pool) for pool in pools],
+                "pools": None if pools is None else [document(pool) for pool in pools],
                 **state.documents(),
             }
         )
@@ -86,8 +86,11 @@ def _heading(text: str) -> None:
     say(styled(text, HEADING))
 
 
-def _tell_pools(pools: Sequence[volume_pb2.Pool]) -> None:
+def _tell_pools(pools: Sequence[volume_pb2.Pool] | None) -> None:
     _heading("Pools")
+    if pools is None:
+        say("not shown: your role is for attaching")
+        return
     width = max((len(pool.name) for pool in pools), default=0)
     for pool in pools:
         share = used_percent(pool)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -206,3 +207,23 @@ def test_installed_upgraded_removed_purged(backing: PackagedBacking) -> None:
     host.close()
     initiator.log_out(properties)
     _purge(backing, files)
+
+
+def test_installed_without_a_package(tmp_path: Path) -> None:
+    """``make install``, which fetches Python packages: on this machine, below a folder."""
+
+    def make(target: str) -> None:
+        argv = ["make", "--no-print-directory", target, f"DESTDIR={tmp_path}"]
+        subprocess.run(argv, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    make("install")
+    python = tmp_path / "opt" / "targetd" / "bin" / "python3"
+    for module in ("targetd", "targetd.lunctl"):
+        argv = [str(python), "-I", "-m", module, "--version"]
+        said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        assert __version__ in said
+    command = tmp_path / "usr" / "local" / "bin" / "lunctl"
+    assert command.readlink() == Path("/opt/targetd/bin/lunctl")
+    make("uninstall")
+    left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert left == [Path("etc/targetd/targetd.toml")]

@@ -22,7 +22,7 @@ BEFORE, AFTER = b"as it was before\n", b"as it became then\n"
 RECORD_CREATION = """
 import sqlite3, sys
 with sqlite3.connect(sys.argv[1]) as database:
-    database.execute("INSERT INTO creating VALUES (?)", (sys.argv[2],))
+    database.execute("INSERT INTO creating (lv_name) VALUES (?)", (sys.argv[2],))
 """
 MARKER = b"an earlier tenant's data"
 

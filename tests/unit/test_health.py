@@ -108,7 +108,7 @@ def test_the_trial_of_the_records_writes(simulated_backing: SimulatedBacking) ->
     before = path.stat().st_mtime_ns
     log.check_writable()
     assert path.stat().st_mtime_ns > before
-    assert log.creating() == []
+    assert log.creating() == {}
 
 
 def test_a_trial_is_never_made_twice_at_once() -> None:

@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
@@ -69,7 +69,9 @@ class Machine:
         self.key = self.state / "host.key"
         self.key.write_bytes(bytes(32))
         self.key.chmod(0o600)
-        self.config = Config(pools=POOLS, state_directory=self.state)
+        self.config = Config(
+            pools=POOLS, state_directory=self.state, portal_addresses=("127.0.0.1",)
+        )
 
     def run(self, argv: Sequence[str], timeout_seconds: float = 0.0) -> Completed:
         return Completed(self._printed(argv), "", 0.0)
@@ -205,24 +207,40 @@ def test_a_host_that_lvm_does_not_answer_on(machine: Machine) -> None:
     ],
 )
 def test_certificates_that_end(machine: Machine, valid: timedelta, level: str) -> None:
-    certificate = _certificate(datetime.now(UTC) + valid)
-    files = TlsConfig(*(machine.folder / name for name in ("certificate", "key", "ca")))
-    for path, content in (
-        (files.certificate, certificate),
-        (files.key, b"a key"),
-        (files.client_ca, certificate),
-    ):
-        path.write_bytes(content)
-        path.chmod(0o600)
-    machine.config = replace(machine.config, tls=files)
+    files = _with_tls(machine, datetime.now(UTC) + valid)
     found = [one.level for one in machine.look() if one.about == "certificates"]
     assert found == [level, level]
+    assert {one[1] for one in machine.wrong()} <= {"certificates"}
     files.key.chmod(0o644)
-    assert "chmod 600" in machine.wrong()[-1][2]
+    assert ("configuration", True) in [
+        (one[1], "open to others" in one[2]) for one in machine.wrong()
+    ]
 
 
-def _certificate(until: datetime) -> bytes:
+def test_what_the_configuration_warns_of(machine: Machine) -> None:
+    files = _with_tls(machine, datetime.now(UTC) + timedelta(days=365))
+    files.certificate.unlink()
+    machine.config = replace(machine.config, portal_addresses=("192.0.2.1",))
+    absent, unreadable = machine.wrong()
+    assert absent[:2] == unreadable[:2] == (WARNING, "configuration")
+    assert "this host has no address 192.0.2.1" in absent[2]
+    assert f"{files.certificate} cannot be read" in unreadable[2]
+
+
+def _with_tls(machine: Machine, until: datetime) -> TlsConfig:
     key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _certificate(key, until)
+    files = TlsConfig(*(machine.folder / name for name in ("certificate", "key", "ca")))
+    plain = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    contents = {files.certificate: certificate, files.key: plain, files.client_ca: certificate}
+    for path, content in contents.items():
+        path.write_bytes(content)
+        path.chmod(0o600)
+    machine.config = replace(machine.config, tls=files, listen="127.0.0.1:7788")
+    return files
+
+
+def _certificate(key: ec.EllipticCurvePrivateKey, until: datetime) -> bytes:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "storage")])
     made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     valid = made.not_valid_before(until - timedelta(days=400)).not_valid_after(until)
@@ -266,6 +284,11 @@ def test_findings_are_from_the_daemons_answers() -> None:
         ),
     ]
     client = SimpleNamespace(health=lambda: "SERVING")
+    (only,) = findings.of_daemon(client, Present(connections=[_without_access()]), [])  # type: ignore[arg-type]
+    assert "LVM has no such volume" in only.what and "lunctl connection remove" in only.cure
+    attached = Present(volumes=[volume_pb2.Volume()], connections=[_without_access()])
+    (only,) = findings.of_daemon(client, attached, [])  # type: ignore[arg-type]
+    assert only.what.endswith("no access in the kernel") and "lunctl reconcile" in only.cure
     for state, pools, level, words in cases:
         found = findings.of_daemon(client, state, pools)  # type: ignore[arg-type]
         assert [one.level for one in found] == ([level] if level else []), words
@@ -273,6 +296,12 @@ def test_findings_are_from_the_daemons_answers() -> None:
     unwell = SimpleNamespace(health=lambda: "NOT_SERVING")
     (only,) = findings.of_daemon(unwell, Present(), [])  # type: ignore[arg-type]
     assert only.level == ERROR and "NOT_SERVING" in only.what
+
+
+def _without_access() -> export_pb2.Connection:
+    one = export_pb2.Connection(state=export_pb2.CONNECTION_STATE_GRANTED)
+    one.observe_time.GetCurrentTime()
+    return one
 
 
 def _with(pool: volume_pb2.Pool, **values: Any) -> volume_pb2.Pool:

@@ -41,6 +41,10 @@ def test_each_role_does_what_it_may(lunctl: Lunctl, simulated_backing: Simulated
         error = lunctl.error(*create, *options[role], status=7)
         assert error["reason"] == "FORBIDDEN" and "certificate" in error["hints"][0]
     assert "nothing is wrong" in lunctl.run("status", *options[Role.VIEWER]).stdout
+    shown = lunctl.run("status", *options[Role.ATTACHER]).stdout
+    assert "nothing is wrong" in shown and "not shown: your role is for attaching" in shown
+    assert lunctl.json("status", *options[Role.ATTACHER])["pools"] is None
+    assert "all it has is well" in lunctl.run("doctor", *options[Role.ATTACHER]).stdout
     lunctl.run("volume", "list", *options[Role.NONE], status=7)
     assert "it is on another host" in lunctl.run("doctor", *options[Role.VIEWER]).stdout
 

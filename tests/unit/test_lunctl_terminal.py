@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -287,9 +288,52 @@ def test_completion_without_a_daemon_is_silent(complete: Complete) -> None:
     assert complete("lunctl", "volume", "show", "", endpoint="unix:/nowhere") == []
 
 
-@pytest.mark.parametrize(("shell", "word"), [("zsh", "#compdef lunctl"), ("fish", "complete ")])
-def test_completion_of_other_shells(lunctl: Lunctl, shell: str, word: str) -> None:
-    assert word in lunctl.run("completion", shell).stdout
+# As their completion systems call the script: they hand over the words, and take what it offers.
+ZSH = """\
+compdef() {{ }}
+compadd() {{ print -rl -- $completions }}
+_describe() {{ print -rl -- ${{completions_with_descriptions%%:*}} }}
+source {script}
+words=({words})
+CURRENT={count}
+_lunctl_completion
+"""
+FISH = """\
+source {script}
+complete --do-complete="{words}" | string split --fields 1 \\t
+"""
+OTHER_SHELLS = {"zsh": (["zsh", "-f", "-c"], ZSH), "fish": (["fish", "--no-config", "-c"], FISH)}
+
+
+@pytest.mark.parametrize("shell", OTHER_SHELLS)
+def test_completion_in_other_shells(lunctl: Lunctl, host: Host, tmp_path: Path, shell: str) -> None:
+    argv, text = OTHER_SHELLS[shell]
+    if not shutil.which(argv[0]):
+        pytest.skip(f"{shell} is not installed; lab/packages.sh does that")
+    script = tmp_path / "completion"
+    script.write_text(lunctl.run("completion", shell).stdout)
+    program = tmp_path / "lunctl"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m targetd.lunctl "$@"\n')
+    program.chmod(0o755)
+    volume_id = host.create()
+    environment = lunctl.environment
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+
+    def offered(words: str) -> list[str]:
+        line = text.format(script=script, words=words, count=len(words.split()))
+        done = subprocess.run(
+            [*argv, line],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=SECONDS,
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    assert offered("lunctl volume ex") == ["extend"]
+    assert offered(f"lunctl why {volume_id[:4]}") == [volume_id]
 
 
 # Start
