@@ -29,6 +29,9 @@ FIELDS = {
     "outcome": "OUTCOME",
     "duration_ms": "DURATION_MS",
     "incident": "INCIDENT",
+    # Of attachd.
+    "request_id": "REQUEST_ID",
+    "project_id": "PROJECT_ID",
 }
 # From syslog(3): the least severe level of Python that has the priority.
 PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
@@ -36,9 +39,10 @@ DEBUG_PRIORITY = 7
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def setup(level: str) -> None:
+def setup(level: str, identifier: str = IDENTIFIER) -> None:
     """Send all that the process logs to the journal where systemd listens, else to stderr."""
-    handler = JournalHandler() if check_journal_stream() else lines(sys.stderr)
+    in_journal = check_journal_stream()
+    handler = JournalHandler(identifier=identifier) if in_journal else lines(sys.stderr)
     handler.addFilter(add_subject)
     logging.getLogger().handlers[:] = [handler]
     set_level(level)
@@ -93,8 +97,11 @@ class JournalHandler(logging.Handler):
     What the journal does not take (it is being restarted) goes to stderr.
     """
 
-    def __init__(self, transport: JournaldTransport | None = None) -> None:
+    def __init__(
+        self, transport: JournaldTransport | None = None, identifier: str = IDENTIFIER
+    ) -> None:
         super().__init__()
+        self._identifier = identifier
         # Not connected: the socket is another one after the journal's restart.
         self._transport = transport or JournaldTransport(connected=False)
         self.instead = lines(sys.stderr)
@@ -114,7 +121,7 @@ class JournalHandler(logging.Handler):
         return [
             ("MESSAGE", self.format(record)),
             ("PRIORITY", priority(record.levelno)),
-            ("SYSLOG_IDENTIFIER", IDENTIFIER),
+            ("SYSLOG_IDENTIFIER", self._identifier),
             ("LOGGER", record.name),
             ("CODE_FILE", record.pathname),
             ("CODE_LINE", record.lineno),
