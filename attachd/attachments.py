@@ -118,7 +118,7 @@ class Attachments:
     def get(self, caller: Caller, attachment_id: str) -> Attachment:
         """Raises NotFound."""
         found = self._records.attachment(attachment_id)
-        if found is None or not (caller.is_admin or caller.project_id == found.project_id):
+        if found is None or not caller.may_see(found.project_id):
             raise NotFound("Attachment", attachment_id)
         return found
 

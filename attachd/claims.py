@@ -260,7 +260,7 @@ class Claims:
 
 
 def _may_see(caller: Caller | None, volume: Volume) -> bool:
-    return caller is None or caller.is_admin or caller.project_id == volume.project_id
+    return caller is None or caller.may_see(volume.project_id)
 
 
 def _busy(volume: Volume) -> Busy:

@@ -16,7 +16,7 @@ from attachd.claims import Claim, Step
 from attachd.errors import AttachError, OutcomeUnknown, of_driver
 from attachd.grants import Grants
 from attachd.model import Attachment, Origin
-from attachd.rules import Leases, derive, next_status, without_connector
+from attachd.rules import Leases, derive, ends_detach, next_status, without_connector
 from attachd.sealing import Sealing
 from attachd.transitions import Event, State, state_of
 
@@ -127,7 +127,7 @@ class Connecting:
                 else:
                     next_status(one.attachment, Event.REMOVED)
                     step.remove(one.attachment.id)
-            derive(step, detach_ended=True)
+            derive(step, ends_detach(attachments))
         _refuse_unseen(taken)
         return any(one.shared for one in taken[-1:])
 
@@ -151,7 +151,9 @@ class Connecting:
     def _leave_to_detach(self, step: Step, attachment: Attachment) -> None:
         revoked = next_status(attachment, Event.REVOKED)
         lease_end_time = self._leases.end(step.changes.time)
-        step.replace(replace(without_connector(revoked), lease_end_time=lease_end_time))
+        step.replace(
+            replace(revoked, connector=None, connection_info=None, lease_end_time=lease_end_time)
+        )
 
 
 @dataclass(frozen=True)

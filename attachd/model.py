@@ -80,6 +80,10 @@ class Caller:
     # Of the request; in logs and in the answer's headers.
     request_id: str = ""
 
+    def may_see(self, project_id: str) -> bool:
+        """The records of that project."""
+        return self.is_admin or self.project_id == project_id
+
 
 @dataclass(frozen=True)
 class Attachment:

@@ -127,7 +127,7 @@ def connect(step: Step, attachment: Attachment, connector: Connector) -> Attachm
     return connecting
 
 
-def remove(step: Step, attachments: Iterable[Attachment]) -> list[Attachment]:
+def remove(step: Step, attachments: Collection[Attachment]) -> list[Attachment]:
     """Returns those whose access is to be taken away; the others are gone already."""
     with_access = []
     for attachment in attachments:
@@ -137,9 +137,14 @@ def remove(step: Step, attachments: Iterable[Attachment]) -> list[Attachment]:
         else:
             # Whoever finishes it leaves nothing of it.
             with_access.append(step.replace(replace(removing, origin=Origin.CONNECTION)))
-    derive(step, detach_ended=not with_access)
+    derive(step, ends_detach(attachments) and not with_access)
     step.is_last = not with_access
     return with_access
+
+
+def ends_detach(removed: Iterable[Attachment]) -> bool:
+    """Whether what begin_detaching began ends with them: they were attached."""
+    return any(one.attach_time is not None for one in removed)
 
 
 def may_renew(attachment: Attachment, connector: Connector) -> bool:
