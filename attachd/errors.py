@@ -91,6 +91,8 @@ def of_driver(error: driver.DriverError, host: str) -> AttachError:
         return HostRefused(text)
     if isinstance(error, driver.NotFound):
         return HostRefused(f"{text}; its records and those of attachd differ: see attachd explain")
+    if isinstance(error, driver.NoSpace):
+        return NoRoom(text)
     if isinstance(error, driver.Unavailable):
         return HostUnavailable(text)
     return AttachError(text)

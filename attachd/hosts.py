@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import threading
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
-from targetd_driver import DriverError, Endpoint, Forbidden, TargetdDriver, TlsFiles
+from targetd_driver import DriverError, Endpoint, Forbidden, TargetdDriver, TlsFiles, Unavailable
 
 from attachd import placement
+from attachd.attention import Attention
 from attachd.capacity import USABLE_SECONDS, HostFigures, all_figures
 from attachd.database import host_records
 from attachd.database.engine import Database
@@ -59,7 +61,7 @@ class _Known:
 
     def __init__(self, record: StorageHost, reach: Reach) -> None:
         self.record = record
-        self.figures = HostFigures(record.name, lambda: self.driver().host.pools())
+        self.figures = HostFigures(record.name, lambda: self.verified().host.pools())
         self._reach = reach
         self._lock = threading.Lock()
         self._driver: TargetdDriver | None = None
@@ -70,6 +72,16 @@ class _Known:
             if self._driver is None:
                 self._driver = self._reach.driver(self.record.endpoint)
             return self._driver
+
+    def verified(self) -> TargetdDriver:
+        """As ``driver``, and it answers and is the host that was added. Raises DriverError."""
+        driver = self.driver()
+        if driver.host.get().lock_domain_id != self.record.lock_domain_id:
+            raise Unavailable(
+                f"{self.record.endpoint} leads to another storage host now; say where "
+                f"{self.record.name} is: attachd host add {self.record.name} ENDPOINT"
+            )
+        return driver
 
     def close(self) -> None:
         with self._lock:
@@ -98,6 +110,7 @@ class Hosts:
         self._marks = marks or Marks()
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
+        self.attention = Attention()
 
     def close(self) -> None:
         with self._lock:
@@ -216,6 +229,18 @@ class Hosts:
         """Of the storage host; not to be closed. Raises HostUnavailable."""
         return self._get(name).driver()
 
+    def verified(self, name: str) -> TargetdDriver:
+        """As ``driver``, and it answers and is the host that was added.
+
+        Raises HostUnavailable; then nothing is placed there before it does.
+        """
+        known = self._get(name)
+        try:
+            return known.verified()
+        except DriverError as error:
+            self.failed(name, error)
+            raise HostUnavailable(f"storage host {name}: {error}") from error
+
     def _get(self, name: str) -> _Known:
         known = self._known.get(name)
         if known is None:
@@ -242,9 +267,12 @@ class Hosts:
         return [pool for figures in seen.values() for pool in figures.pools]
 
     def place(
-        self, size_gib: int, where: Place | None = None, without: Collection[tuple[str, str]] = ()
+        self,
+        size_gib: int,
+        where: Place | None = None,
+        refused: Mapping[tuple[str, str], str] = MappingProxyType({}),
     ) -> tuple[str, str]:
-        """The host and the pool for a new volume, and not those ``without``.
+        """The host and the pool for a new volume, and not those that have refused it, and why.
 
         Raises NoRoom, which says why of each; HostUnavailable when none answers; Invalid when
         there is no such host.
@@ -263,18 +291,18 @@ class Hosts:
                 pool
                 for figures in seen.values()
                 for pool in figures.pools
-                if where.allows(pool) and (pool.host, pool.name) not in without
+                if where.allows(pool) and (pool.host, pool.name) not in refused
             ]
             found = placement.best(pools, size_bytes, self._marks)
             if found is not None:
                 self._get(found.host).figures.place(found.name, size_bytes)
                 return found.host, found.name
-        objections = self._objections(size_bytes, where, without)
+        objections = self._objections(size_bytes, where, refused)
         unreachable = bool(seen) and all(figures.failure for figures in seen.values())
         raise _no_room(size_gib, objections, unreachable)
 
     def _objections(
-        self, size_bytes: int, where: Place, without: Collection[tuple[str, str]]
+        self, size_bytes: int, where: Place, refused: Mapping[tuple[str, str], str]
     ) -> Sequence[str]:
         """Why each of the hosts and pools that may be meant does not get it."""
         found = []
@@ -287,7 +315,7 @@ class Hosts:
             elif last is None or last.failure:
                 found.append(f"{record.name}: {last.failure if last else 'does not answer'}")
             else:
-                found += self._objections_to_pools(last.pools, size_bytes, where, without)
+                found += self._objections_to_pools(last.pools, size_bytes, where, refused)
         return found
 
     def _objections_to_pools(
@@ -295,13 +323,13 @@ class Hosts:
         pools: Sequence[Pool],
         size_bytes: int,
         where: Place,
-        without: Collection[tuple[str, str]],
+        refused: Mapping[tuple[str, str], str],
     ) -> Sequence[str]:
         found = []
         for pool in filter(where.allows, pools):
-            refused = "has refused it" if (pool.host, pool.name) in without else ""
-            objection = refused or placement.objection(pool, size_bytes, self._marks)
-            found.append(f"{pool.host}#{pool.name} {objection}")
+            reason = refused.get((pool.host, pool.name))
+            objection = placement.objection(pool, size_bytes, self._marks)
+            found.append(f"{pool.host}#{pool.name} {objection or f'has refused it ({reason})'}")
         return found
 
 

@@ -79,10 +79,16 @@ class Reads(Reading):
         by_volume = self._attachments_by_volume([row["id"] for row in found])
         return [rows.volume_of(row, tuple(by_volume[row["id"]])) for row in found]
 
-    def unfinished_volumes(self, limit: int = 1000) -> list[Volume]:
-        """Those creating, extending or deleting, without their attachments."""
-        statement = _live(volumes, VOLUME_COLUMNS).where(VOLUME_UNFINISHED).limit(limit)
-        return [rows.volume_of(row) for row in self._rows(statement)]
+    def unfinished_volumes(self, host: str, after: str = "", limit: int = 1000) -> list[Volume]:
+        """Of a storage host, those creating, extending or deleting: by id, those after that id.
+
+        Without their attachments.
+        """
+        statement = _live(volumes, VOLUME_COLUMNS).where(
+            VOLUME_UNFINISHED, volumes.c.host == host, volumes.c.id > after
+        )
+        found = self._rows(statement.order_by(volumes.c.id).limit(limit))
+        return [rows.volume_of(row) for row in found]
 
     def volumes_of_host(self, host: str, after: str = "", limit: int = 1000) -> list[Volume]:
         """By id, those after the id given; without their attachments."""
@@ -144,15 +150,26 @@ class Reads(Reading):
         )
         return [rows.attachment_of(row) for row in self._rows(statement)]
 
-    def unfinished_attachments(self, limit: int = 1000) -> list[Attachment]:
-        """Those with something begun on a storage host that no record has the outcome of."""
+    def unfinished_attachments(
+        self, host: str, after: str = "", limit: int = 1000
+    ) -> list[Attachment]:
+        """Those with something begun on a storage host that no record has the outcome of.
+
+        By id, those after that id.
+        """
         status = attachments.c.attach_status
         waits = or_(
             and_(status == AttachStatus.ATTACHING, attachments.c.connection_info.is_not(None)),
             and_(status == AttachStatus.DETACHING, attachments.c.connector.is_(None)),
         )
-        statement = _live(attachments, ATTACHMENT_COLUMNS).where(ATTACHMENT_UNFINISHED, ~waits)
-        return [rows.attachment_of(row) for row in self._rows(statement.limit(limit))]
+        statement = _live(attachments, ATTACHMENT_COLUMNS).where(
+            ATTACHMENT_UNFINISHED,
+            ~waits,
+            attachments.c.id > after,
+            attachments.c.volume_id.in_(_volumes_on(host)),
+        )
+        found = self._rows(statement.order_by(attachments.c.id).limit(limit))
+        return [rows.attachment_of(row) for row in found]
 
     def expired_attachments(self, when: datetime, limit: int = 1000) -> list[Attachment]:
         """Those whose lease has ended."""
@@ -179,9 +196,15 @@ class Reads(Reading):
         order = (snapshots.c.create_time, snapshots.c.id)
         return tuple(rows.snapshot_of(row) for row in self._rows(statement.order_by(*order)))
 
-    def unfinished_snapshots(self, limit: int = 1000) -> list[Snapshot]:
-        statement = _live(snapshots, SNAPSHOT_COLUMNS).where(SNAPSHOT_UNFINISHED).limit(limit)
-        return [rows.snapshot_of(row) for row in self._rows(statement)]
+    def unfinished_snapshots(self, host: str, after: str = "", limit: int = 1000) -> list[Snapshot]:
+        """Of a storage host, those creating or deleting: by id, those after that id."""
+        statement = _live(snapshots, SNAPSHOT_COLUMNS).where(
+            SNAPSHOT_UNFINISHED,
+            snapshots.c.id > after,
+            snapshots.c.volume_id.in_(_volumes_on(host)),
+        )
+        found = self._rows(statement.order_by(snapshots.c.id).limit(limit))
+        return [rows.snapshot_of(row) for row in found]
 
     def _page(
         self,
@@ -319,3 +342,7 @@ class Records(Reads):
 
 def _live(table: Table, columns: Collection[ColumnElement[Any]]) -> Select[Any]:
     return select(*columns).where(table.c.delete_time.is_(None))
+
+
+def _volumes_on(host: str) -> Select[Any]:
+    return select(volumes.c.id).where(volumes.c.host == host)

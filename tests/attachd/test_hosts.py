@@ -255,10 +255,10 @@ def test_marks_are_kept(database: Database, both: Backings) -> None:
 
 
 def test_pools_that_refused_are_left_out(hosts: Hosts, both: Backings) -> None:
-    refused = [("a", "thick"), ("a", "thin"), ("b", "thick")]
-    assert hosts.place(1, without=refused) == ("b", "thin")
-    with pytest.raises(errors.NoRoom, match="b#thin has refused it"):
-        hosts.place(1, without=[*refused, ("b", "thin")])
+    refused = {("a", "thick"): "", ("a", "thin"): "", ("b", "thick"): ""}
+    assert hosts.place(1, refused=refused) == ("b", "thin")
+    with pytest.raises(errors.NoRoom, match=r"b#thin has refused it \(it is full\)"):
+        hosts.place(1, refused={**refused, ("b", "thin"): "it is full"})
 
 
 def test_room_that_has_come_is_seen(hosts: Hosts, both: Backings) -> None:
