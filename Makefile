@@ -46,13 +46,16 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff format --check $(CODE)
 
 types: $(VENV)/ready stubs-check
-	$(VENV)/bin/mypy targetd attachd drivers/targetd_driver lab tests package
+	$(VENV)/bin/mypy targetd attachd drivers/targetd_driver drivers/targetd_local lab tests package
 
 stubs-check: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate --check
 
 build/promtool: lab/promtool.sh
 	@lab/promtool.sh
+
+build/initiator: lab/initiator.sh
+	@lab/initiator.sh
 
 unit: $(VENV)/ready build/promtool
 	$(PYTHON) -m pytest tests/unit tests/lab -m "not lab"
@@ -62,7 +65,7 @@ contract: $(VENV)/ready
 
 # Each part has labs of its own; the storage host of each wants a processor for itself.
 AT_ONCE := $(shell [ "$$(nproc)" -gt 3 ] && echo 3 || echo 2)
-lab-test: packages $(VENV)/ready
+lab-test: packages $(VENV)/ready build/initiator
 	@$(MAKE) --no-print-directory --jobs=$(AT_ONCE) $(PARTS)
 
 # Each tells how far it is, in whole lines that say whose they are.

@@ -22,6 +22,9 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 INTRODUCTION = (
     "lunctl speaks gRPC to one targetd daemon: on its unix socket, or over TCP with mutual TLS. "
     "It has no state and no configuration of its own.",
+    "local-attach, local-detach and get-connector are for hosts that attach volumes: they speak to "
+    "attachd, over TLS or its unix socket, and not to a storage host. --tls-ca, and where a proxy "
+    "asks for them --tls-certificate and --tls-key, are theirs too.",
     "Ids are printed in full, so that they can be copied. On a narrow terminal tables leave out "
     "columns and say which; in a pipe every column is printed, one row on a line. There is colour "
     "only on a terminal, and none where NO_COLOR is set.",
@@ -41,10 +44,14 @@ JSON = (
 SECRETS = (
     "CHAP secrets are printed as ***, in JSON too, unless --show-secret is given. --secret-file "
     "writes them to a new file that only its owner can read. They are never arguments.",
+    "local-attach prints none: it writes them into open-iscsi's records, which only root can read. "
+    "The token for attachd is read from a file, standard input or the environment.",
 )
 FILES = (
     ("/run/targetd/targetd.sock", "The daemon's socket; who may open it is its group's."),
     ("/etc/targetd/targetd.toml", "The daemon's configuration, which doctor reads."),
+    ("/run/attachd/attachd.sock", "attachd's socket, for attaching on its own host."),
+    ("/etc/iscsi/initiatorname.iscsi", "This host's name, which attachd gives access to."),
 )
 
 

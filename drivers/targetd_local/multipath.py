@@ -1,0 +1,56 @@
+"""multipathd: one device over all paths to a disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from targetd_local.errors import NotPossible, ProgramFailed
+from targetd_local.kernel import Kernel
+from targetd_local.programs import Programs
+
+# udev may still be looking at a device that is to go.
+FLUSH_ATTEMPTS = 5
+FLUSH_PAUSE_SECONDS = 1.0
+
+
+class Multipath:
+    def __init__(self, programs: Programs, kernel: Kernel) -> None:
+        self._programs = programs
+        self._kernel = kernel
+
+    def require(self) -> None:
+        """Raises NotPossible when multipathd does not run."""
+        try:
+            done = self._programs.run(["multipathd", "show", "status"])
+        except ProgramFailed:
+            done = None
+        # Old ones end with 0 all the same.
+        if done is None or done.stdout.startswith("error"):
+            raise NotPossible("multipathd does not run; systemctl start multipathd")
+
+    def take(self, disks: Sequence[str], wwid: str) -> None:
+        """Have multipathd make a device of them, even of a single one."""
+        # Otherwise it may wait for a second path, or for ever (find_multipaths).
+        self._programs.run(["multipath", "-a", wwid], (0, 1))
+        for disk in disks:
+            self._programs.run(["multipathd", "add", "path", disk], (0, 1))
+
+    def flush(self, device: str) -> None:
+        """Write out what is not yet written, and remove the device; its paths stay.
+
+        Raises ProgramFailed.
+        """
+        argv = ["multipath", "-f", self._kernel.dm_name(device)]
+        for _ in range(FLUSH_ATTEMPTS - 1):
+            with suppress(ProgramFailed):
+                self._programs.run(argv)
+            if not self._kernel.exists(device):
+                return
+            time.sleep(FLUSH_PAUSE_SECONDS)
+        self._programs.run(argv)
+
+    def forget(self, wwid: str) -> None:
+        """Let multipathd not know the disk again, should it come back."""
+        self._programs.run(["multipath", "-w", wwid], (0, 1))
