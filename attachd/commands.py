@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -65,8 +66,21 @@ def told() -> Iterator[None]:
 @contextmanager
 def opened(context: click.Context) -> Iterator[service.Site]:
     """The services by the configuration, for one command."""
-    with told(), service.opened(config.load(context.obj)) as site:
-        yield site
+    with told():
+        settings = config.load(context.obj)
+        become_owner(settings.state_directory)
+        with service.opened(settings) as site:
+            yield site
+
+
+def become_owner(state_directory: Path) -> None:
+    """As root: whoever serves has to be able to use what a command makes there."""
+    if os.geteuid() != 0 or not state_directory.exists():
+        return
+    owner = state_directory.stat()
+    os.setgroups([owner.st_gid])
+    os.setgid(owner.st_gid)
+    os.setuid(owner.st_uid)
 
 
 @click.group(

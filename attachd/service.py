@@ -13,28 +13,33 @@ from queue import SimpleQueue
 from sqlalchemy import select
 from targetd_driver import TlsFiles
 
+from attachd import proofs
 from attachd.actions import Actions
 from attachd.attachments import Attachments
 from attachd.claims import Claims
 from attachd.config import Config, IdentityKind
 from attachd.connecting import Connecting
+from attachd.counts import Counts
 from attachd.database.engine import Database
 from attachd.database.migrations import migrate
 from attachd.database.records import Records
 from attachd.database.schema import attachments
 from attachd.hosts import Hosts, Reach
 from attachd.placement import Marks
+from attachd.reconcile import Reconciler
 from attachd.rest.application import Application
 from attachd.rest.identity import Bearer, Identity, NoAuth
 from attachd.rest.request import Services
 from attachd.rest.server import Server
 from attachd.rules import Leases
 from attachd.sealing import Sealing
+from attachd.settling import Settling
 from attachd.snapshots import Snapshots
 from attachd.tokens import Tokens
 from attachd.volumes import Volumes
 from targetd import logs, notify, secretbox
 from targetd.errors import StartError
+from targetd.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +70,17 @@ class Site:
             raise
         leases = Leases(config.reservation_lease_seconds)
         connecting = Connecting(sealing, leases)
+        settling = Settling(records, claims, self.hosts, connecting)
+        self.reconciler = Reconciler(
+            records, claims, self.hosts, settling, config.reconcile_seconds
+        )
         self.services = Services(
             volumes=Volumes(records, claims, self.hosts),
             snapshots=Snapshots(records, claims, self.hosts),
             attachments=Attachments(records, claims, self.hosts, connecting, leases),
             actions=Actions(claims, self.hosts, connecting, sealing, leases),
             hosts=self.hosts,
+            counts=Counts(self.database),
         )
 
     def _has_secrets(self) -> bool:
@@ -131,12 +141,19 @@ class Service:
             self.site.close()
             raise
 
+        self._watchdog = Watchdog(proofs.of(self.server), self.status)
+
     def start(self) -> None:
+        """Raises StartError."""
         self.server.start()
+        self.site.reconciler.start()
+        self._watchdog.start(notify.watchdog_seconds())
 
     def stop(self) -> None:
         """Requests that have begun end before this does."""
         self.server.stop()
+        self._watchdog.stop()
+        self.site.reconciler.stop()
         self.site.close()
 
     def reload(self, config: Config) -> None:

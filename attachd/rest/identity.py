@@ -12,7 +12,6 @@ from attachd.tokens import Tokens
 
 # Of a caller who names none, without authentication.
 DEFAULT_PROJECT = "admin"
-BEARER = "bearer "
 # What records hold.
 NAME_LENGTH_MAX = 255
 
@@ -26,9 +25,9 @@ class Identity(Protocol):
 
 def presented(headers: Headers) -> str:
     """The token of a request, or nothing."""
-    bearer = headers.get("authorization", "")
-    if bearer.lower().startswith(BEARER):
-        return bearer[len(BEARER) :].strip()
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return bearer.strip()
     return headers.get("x-auth-token", "").strip()
 
 

@@ -27,8 +27,6 @@ def page(request: Request) -> Page:
     """Raises Invalid for a limit, an offset or a sorting that cannot be."""
     params = request.params
     key, descending = _sorting(params)
-    if boolean(params.get("with_count", "false"), "with_count"):
-        raise Invalid("with_count: attachd does not count what it does not list; leave it out.")
     return Page(
         limit=min(_number(params, "limit", LIMIT_MAX), LIMIT_MAX),
         marker=params.get("marker") or None,
@@ -36,6 +34,12 @@ def page(request: Request) -> Page:
         descending=descending,
         offset=_number(params, "offset", 0),
     )
+
+
+def wants_count(request: Request) -> bool:
+    """How many there are on all pages; older microversions do not know that."""
+    wanted = boolean(request.params.get("with_count", "false"), "with_count")
+    return wanted and request.version >= versions.COUNT
 
 
 def _number(params: Mapping[str, str], name: str, default: int) -> int:

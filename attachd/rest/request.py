@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from attachd.actions import Actions
 from attachd.attachments import Attachments
+from attachd.counts import Counts
 from attachd.errors import Invalid, NotAllowed
 from attachd.hosts import Hosts
 from attachd.model import Caller
@@ -32,6 +33,7 @@ class Services:
     attachments: Attachments
     actions: Actions
     hosts: Hosts
+    counts: Counts
 
 
 class Answer(NamedTuple):

@@ -9,6 +9,8 @@ from attachd.errors import NotFound
 from attachd.rest import (
     actions,
     attachments,
+    filters,
+    metadata,
     site,
     snapshots,
     types,
@@ -27,26 +29,33 @@ class Route(NamedTuple):
     since: int = 0
 
 
+def _metadata(things: str, of: metadata.Metadata) -> dict[str, dict[str, Route]]:
+    return {
+        f"{things}/*/metadata": {
+            "GET": Route(of.show),
+            "POST": Route(of.add),
+            "PUT": Route(of.replace),
+        },
+        f"{things}/*/metadata/*": {
+            "GET": Route(of.show_one),
+            "PUT": Route(of.set_one),
+            "DELETE": Route(of.delete_one),
+        },
+    }
+
+
 _SINCE = versions.ATTACHMENTS
 ROUTES: Mapping[str, Mapping[str, Route]] = {
     "volumes": {"GET": Route(volumes.list_), "POST": Route(volumes.create)},
     "volumes/detail": {"GET": Route(volumes.list_detail)},
+    "volumes/summary": {"GET": Route(volumes.summary, versions.SUMMARY)},
     "volumes/*": {
         "GET": Route(volumes.show),
         "PUT": Route(volumes.update),
         "DELETE": Route(volumes.delete),
     },
     "volumes/*/action": {"POST": Route(actions.act)},
-    "volumes/*/metadata": {
-        "GET": Route(volumes.show_metadata),
-        "POST": Route(volumes.add_metadata),
-        "PUT": Route(volumes.replace_metadata),
-    },
-    "volumes/*/metadata/*": {
-        "GET": Route(volumes.show_meta),
-        "PUT": Route(volumes.set_meta),
-        "DELETE": Route(volumes.delete_meta),
-    },
+    **_metadata("volumes", metadata.VOLUMES),
     "snapshots": {"GET": Route(snapshots.list_), "POST": Route(snapshots.create)},
     "snapshots/detail": {"GET": Route(snapshots.list_detail)},
     "snapshots/*": {
@@ -54,6 +63,8 @@ ROUTES: Mapping[str, Mapping[str, Route]] = {
         "PUT": Route(snapshots.update),
         "DELETE": Route(snapshots.delete),
     },
+    "snapshots/*/action": {"POST": Route(snapshots.act)},
+    **_metadata("snapshots", metadata.SNAPSHOTS),
     "attachments": {
         "GET": Route(attachments.list_, _SINCE),
         "POST": Route(attachments.create, _SINCE),
@@ -76,13 +87,14 @@ ROUTES: Mapping[str, Mapping[str, Route]] = {
     "os-availability-zone": {"GET": Route(site.zones)},
     "scheduler-stats/get_pools": {"GET": Route(site.pools)},
     "extensions": {"GET": Route(site.extensions)},
+    "resource_filters": {"GET": Route(filters.list_, versions.RESOURCE_FILTERS)},
 }
 # What the field has beside that.
 NOT_SERVED = frozenset(
     {"backups", "cgsnapshots", "clusters", "consistencygroups", "default-types", "encryption"}
     | {"group_snapshots", "group_types", "groups", "manageable_snapshots", "manageable_volumes"}
     | {"messages", "os-hosts", "os-quota-class-sets", "os-snapshot-manage", "os-volume-manage"}
-    | {"os-volume-transfer", "qos-specs", "resource_filters", "volume-transfers", "workers"}
+    | {"os-volume-transfer", "qos-specs", "volume-transfers", "workers"}
     | {"capabilities", "snapshot_metadata", "os-volume-type-access", "group_specs"}
 )
 COLLECTIONS = frozenset(path.partition("/")[0] for path in ROUTES) | NOT_SERVED

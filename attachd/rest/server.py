@@ -34,16 +34,16 @@ class Server:
 
     def __init__(self, config: Config, application: Application, stop_seconds: int) -> None:
         self._application = application
-        self._listeners: list[Listener] = []
+        self.listeners: list[Listener] = []
         self._path: Path | None = None
         try:
             if config.address is not None:
                 bound = _tcp(*config.address)
-                self._listeners.append(Listener(bound, application, stop_seconds, config.tls))
+                self.listeners.append(Listener(bound, application, stop_seconds, config.tls))
             if config.socket is not None:
                 bound = _unix(config.socket)
                 self._path = config.socket
-                self._listeners.append(Listener(bound, application, stop_seconds))
+                self.listeners.append(Listener(bound, application, stop_seconds))
         except StartError:
             self._close()
             raise
@@ -51,33 +51,33 @@ class Server:
     @property
     def port(self) -> int:
         """Of TCP; 0 where there is none."""
-        bound = self._listeners[0].bound
+        bound = self.listeners[0].bound
         return 0 if bound.family == socket.AF_UNIX else int(bound.getsockname()[1])
 
     def start(self) -> None:
         """Returns when all listen."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.start()
 
     def stop(self) -> None:
         """Take no more requests, and let those end that have begun."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.begin_to_stop()
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.stop()
         self._application.stop()
         self._close()
 
     def reload(self) -> None:
         """Take the files of TLS as they are now. Raises StartError, and the old stay."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.reload()
 
     def addresses(self) -> Sequence[str]:
-        return [listener.address for listener in self._listeners]
+        return [listener.address for listener in self.listeners]
 
     def _close(self) -> None:
-        for listener in self._listeners:
+        for listener in self.listeners:
             listener.bound.close()
         if self._path is not None:
             with suppress(FileNotFoundError):
@@ -96,6 +96,7 @@ class Listener:
     ) -> None:
         self.bound = bound
         self._tls = tls
+        self.with_tls = tls is not None
         self._context = context = _tls_context(tls) if tls else None
         config = uvicorn.Config(
             application,
@@ -124,7 +125,7 @@ class Listener:
         if self.bound.family == socket.AF_UNIX:
             return f"unix:{name}"
         host = f"[{name[0]}]" if ":" in name[0] else name[0]
-        return f"{'https' if self._tls else 'http'}://{host}:{name[1]}"
+        return f"{'https' if self.with_tls else 'http'}://{host}:{name[1]}"
 
     def start(self) -> None:
         self._thread.start()

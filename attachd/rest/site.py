@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from attachd.model import HostState, Pool, StorageHost
+from attachd.model import HostState, Pool, SnapshotFilter, StorageHost, VolumeFilter
 from attachd.rest import listing
 from attachd.rest.request import Answer, Request
-from attachd.rest.types import DEFAULT, MULTIATTACH
+from attachd.rest.types import TYPES
 
 GIBIBYTE = 1 << 30
 UNLIMITED = -1
@@ -21,7 +21,7 @@ LIMITS = {
 _EACH = ("volumes", "snapshots", "gigabytes")
 QUOTAS = {
     **dict.fromkeys(_EACH, UNLIMITED),
-    **{f"{one}_{kind.name}": UNLIMITED for one in _EACH for kind in (DEFAULT, MULTIATTACH)},
+    **{f"{one}_{kind.name}": UNLIMITED for one in _EACH for kind in TYPES},
     "per_volume_gigabytes": UNLIMITED,
     "backups": 0,
     "backup_gigabytes": 0,
@@ -46,17 +46,47 @@ UPDATED = "2026-11-01T00:00:00+00:00"
 BINARY = "targetd"
 
 
-def limits(_request: Request) -> Answer:
-    return Answer(200, {"limits": {"rate": [], "absolute": LIMITS}})
+def limits(request: Request) -> Answer:
+    used = _used(request, request.caller.project_id)
+    absolute = {
+        **LIMITS,
+        "totalVolumesUsed": used["volumes"],
+        "totalSnapshotsUsed": used["snapshots"],
+        "totalGigabytesUsed": used["gigabytes"],
+        "totalBackupsUsed": 0,
+        "totalBackupGigabytesUsed": 0,
+    }
+    return Answer(200, {"limits": {"rate": [], "absolute": absolute}})
+
+
+def _used(request: Request, project_id: str) -> dict[str, int]:
+    """By the names of quotas. Raises NotAllowed for another project's."""
+    if project_id != request.caller.project_id:
+        request.require_admin("What another project uses")
+    counts, everybody = request.services.counts, request.caller.is_admin
+    found = {"volumes": 0, "gigabytes": 0}
+    for kind in TYPES:
+        where = VolumeFilter(everybody, project_id, multiattach=kind.multiattach)
+        count = counts.volumes(request.caller, where)
+        found[f"volumes_{kind.name}"] = count.number
+        found[f"gigabytes_{kind.name}"] = count.gib
+        found["volumes"] += count.number
+        found["gigabytes"] += count.gib
+    snapshots = counts.snapshots(request.caller, SnapshotFilter(everybody, project_id))
+    found["snapshots"] = snapshots.number
+    # They count as what they would be as volumes.
+    found["gigabytes"] += snapshots.gib
+    return found
 
 
 def quotas(request: Request) -> Answer:
+    used = _used(request, request.id)
+    shown: dict[str, Any] = dict(QUOTAS)
     if listing.boolean(request.params.get("usage", "false"), "usage"):
-        shown: dict[str, Any] = {
-            name: {"limit": limit, "reserved": 0, "allocated": 0} for name, limit in QUOTAS.items()
+        shown = {
+            name: {"limit": limit, "in_use": used.get(name, 0), "reserved": 0, "allocated": 0}
+            for name, limit in QUOTAS.items()
         }
-    else:
-        shown = dict(QUOTAS)
     return Answer(200, {"quota_set": {"id": request.id, **shown}})
 
 

@@ -66,7 +66,10 @@ def _listed(request: Request, detail: bool) -> Answer:
     shown = [
         views.snapshot(request, one) if detail else views.snapshot_summary(one) for one in found
     ]
-    return Answer(200, listing.document(request, "snapshots", shown, wanted))
+    document = listing.document(request, "snapshots", shown, wanted)
+    if listing.wants_count(request):
+        document["count"] = request.services.counts.snapshots(request.caller, where).number
+    return Answer(200, document)
 
 
 def update(request: Request) -> Answer:
@@ -84,3 +87,11 @@ def update(request: Request) -> Answer:
 def delete(request: Request) -> Answer:
     request.services.snapshots.delete(request.caller, request.id)
     return ACCEPTED
+
+
+def act(request: Request) -> Answer:
+    name, _content = request.action()
+    if name != "os-force_delete":
+        raise Invalid(f"There is no such action: {name}. There is: os-force_delete.")
+    request.require_admin(name)
+    return delete(request)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from attachd.errors import Invalid, NotFound
+from attachd.errors import Invalid
 from attachd.model import NewVolume, Page, SnapshotFilter, VolumeFilter
 from attachd.rest import bodies, listing, types, versions, views
 from attachd.rest.faults import NotServed
@@ -77,13 +78,27 @@ def _listed(request: Request, detail: bool) -> Answer:
     wanted = listing.page(request)
     filters = listing.filters(request, FILTERS, IGNORED)
     view = views.volume if detail else views.volume_summary
-    shown = []
     # No volume of ours is.
-    if not listing.boolean(filters.pop("bootable", "false"), "bootable"):
-        where = _filter(request, filters)
-        found = request.services.volumes.list(request.caller, where, wanted)
-        shown = [view(request, volume) for volume in found]
-    return Answer(200, listing.document(request, "volumes", shown, wanted))
+    if listing.boolean(filters.pop("bootable", "false"), "bootable"):
+        return Answer(200, {"volumes": []})
+    where = _filter(request, filters)
+    found = request.services.volumes.list(request.caller, where, wanted)
+    document = listing.document(
+        request, "volumes", [view(request, volume) for volume in found], wanted
+    )
+    if listing.wants_count(request):
+        document["count"] = request.services.counts.volumes(request.caller, where).number
+    return Answer(200, document)
+
+
+def summary(request: Request) -> Answer:
+    filters = listing.filters(request, frozenset({"all_tenants", "project_id"}))
+    count = request.services.counts.volumes(request.caller, _filter(request, filters))
+    found: dict[str, Any] = {"total_count": count.number, "total_size": count.gib}
+    if request.version >= versions.SUMMARY_METADATA:
+        # Of all volumes; nobody is helped by what some have.
+        found["metadata"] = {}
+    return Answer(200, {"volume-summary": found})
 
 
 def _filter(request: Request, filters: dict[str, str]) -> VolumeFilter:
@@ -136,51 +151,3 @@ def delete(request: Request) -> Answer:
             snapshots.delete(request.caller, snapshot.id)
     volumes.delete(request.caller, request.id)
     return ACCEPTED
-
-
-def show_metadata(request: Request) -> Answer:
-    found = request.services.volumes.get(request.caller, request.id)
-    return Answer(200, {"metadata": dict(found.metadata)})
-
-
-def show_meta(request: Request) -> Answer:
-    id_, key = request.ids
-    found = request.services.volumes.get(request.caller, id_).metadata
-    if key not in found:
-        raise NotFound(f"Metadata of volume {id_}", key)
-    return Answer(200, {"meta": {key: found[key]}})
-
-
-def add_metadata(request: Request) -> Answer:
-    """Beside what is there; the same key again has another value then."""
-    added = request.body(bodies.MetadataBody).metadata
-    before = request.services.volumes.get(request.caller, request.id).metadata
-    return _set_metadata(request, {**before, **added})
-
-
-def replace_metadata(request: Request) -> Answer:
-    return _set_metadata(request, request.body(bodies.MetadataBody).metadata)
-
-
-def _set_metadata(request: Request, metadata: Mapping[str, str]) -> Answer:
-    changed = request.services.volumes.update(request.caller, request.ids[0], metadata=metadata)
-    return Answer(200, {"metadata": dict(changed.metadata)})
-
-
-def set_meta(request: Request) -> Answer:
-    id_, key = request.ids
-    meta = request.body(bodies.MetaBody).meta
-    if set(meta) != {key}:
-        raise Invalid(f"meta: must be the one key of the address, {key}.")
-    before = request.services.volumes.get(request.caller, id_).metadata
-    _set_metadata(request, {**before, **meta})
-    return Answer(200, {"meta": meta})
-
-
-def delete_meta(request: Request) -> Answer:
-    id_, key = request.ids
-    before = request.services.volumes.get(request.caller, id_).metadata
-    if key not in before:
-        raise NotFound(f"Metadata of volume {id_}", key)
-    _set_metadata(request, {name: before[name] for name in before if name != key})
-    return Answer(200)
