@@ -2,8 +2,9 @@
 # make test   lint, types, unit, contract and lab tests
 # make bench  the daemon measured next to bare configfs, rtslib, targetcli and Cinder's helper
 # make soak   power cuts under load, CUTS=100 of them; SEED= repeats the load of a run
-# make deb    build/targetd_VERSION_ARCH.deb
+# make deb    build/targetd_VERSION_ARCH.deb and build/attachd_VERSION_ARCH.deb
 # make install [DESTDIR=] [PREFIX=/opt/targetd]   without a package; make uninstall
+# make install-attachd [DESTDIR=] [PREFIX=/opt/attachd]   the same of attachd; make uninstall-attachd
 # All install what is missing: Debian packages (as root), a virtual environment in build/venv.
 
 VENV := build/venv
@@ -17,7 +18,7 @@ CODE := targetd attachd drivers lab tests package
 
 PARTS := lab-crashes lab-contract lab-service lab-others
 .PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages deb install uninstall \
-    clean help
+    install-attachd uninstall-attachd clean help
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -95,16 +96,30 @@ bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)
 
 deb:
-	@package/deb.sh build $(VERSION)
+	@package/deb.sh build targetd $(VERSION)
+	@package/deb.sh build attachd $(VERSION)
 
 install:
-	@package/tree.sh "$(DESTDIR)" $(PREFIX) $(BINDIR)
+	@package/tree.sh targetd "$(DESTDIR)" $(PREFIX) $(BINDIR)
 	@"$(DESTDIR)$(PREFIX)/bin/python3" -I -m targetd.install --root "$(or $(DESTDIR),/)" --bin $(BINDIR)
 	@echo "Next: systemctl enable --now targetd"
 
 uninstall:
 	@"$(DESTDIR)$(PREFIX)/bin/python3" -I -m targetd.install --root "$(or $(DESTDIR),/)" --remove
 	@rm -rf "$(DESTDIR)$(PREFIX)" "$(DESTDIR)$(BINDIR)/targetd" "$(DESTDIR)$(BINDIR)/lunctl"
+
+install-attachd uninstall-attachd: PREFIX := /opt/attachd
+INSTALL_ATTACHD = "$(DESTDIR)$(PREFIX)/bin/python3" -I -m targetd.install --attachd \
+    --root "$(or $(DESTDIR),/)"
+
+install-attachd:
+	@package/tree.sh attachd "$(DESTDIR)" $(PREFIX) $(BINDIR)
+	@$(INSTALL_ATTACHD) --bin $(BINDIR)
+	@echo "Next: systemctl enable --now attachd"
+
+uninstall-attachd:
+	@$(INSTALL_ATTACHD) --remove
+	@rm -rf "$(DESTDIR)$(PREFIX)" "$(DESTDIR)$(BINDIR)/attachd"
 
 stubs: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate
@@ -120,7 +135,8 @@ format: $(VENV)/ready
 # Exact versions with hashes, without the address of any registry.
 lock:
 	pip-compile --quiet --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
-	    --no-emit-trusted-host --strip-extras --allow-unsafe --extra dev -o requirements.txt pyproject.toml
+	    --no-emit-trusted-host --strip-extras --allow-unsafe --extra attachd --extra dev \
+	    -o requirements.txt pyproject.toml
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache *.egg-info

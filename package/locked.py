@@ -1,13 +1,14 @@
 """Print the part of requirements.txt that some packages need, with its versions and hashes.
 
 ``locked.py``: what the daemon and its command need to run (project.dependencies).
+``locked.py --extra NAME``: that, and what an extra needs to run.
 ``locked.py NAME...``: what these packages need, and they themselves.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 NAME = re.compile(r"^[A-Za-z0-9._-]+")
 
 
-def run_time_names() -> list[str]:
+def run_time_names(extra: str = "") -> list[str]:
+    """Raises KeyError for an extra that there is not."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [_name(one) for one in project["dependencies"]]
+    more = project["optional-dependencies"][extra] if extra else []
+    return [_name(one) for one in (*project["dependencies"], *more)]
 
 
 def subset(text: str, names: Iterable[str]) -> str:
@@ -50,6 +53,14 @@ def _name(text: str) -> str:
     return re.sub(r"[-_.]+", "-", found[0]).lower()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="locked.py")
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--extra", default="")
+    arguments = parser.parse_args()
     lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    print(subset(lock, sys.argv[1:] or run_time_names()), end="")
+    print(subset(lock, arguments.names or run_time_names(arguments.extra)), end="")
+
+
+if __name__ == "__main__":
+    main()

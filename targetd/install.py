@@ -1,4 +1,4 @@
-"""Puts what systemd needs of targetd where systemd looks, and takes it away again.
+"""Puts what systemd needs of targetd, or of attachd, where it looks, and takes it away again.
 
 The files are those of the folder ``systemd``, which the wheel carries. Data and
 configuration are never overwritten, and never removed.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from targetd.engines import process
@@ -15,63 +16,85 @@ from targetd.engines.process import ProcessFailed
 
 log = logging.getLogger(__name__)
 
-UNIT = "targetd.service"
-CONFIGURATION = "etc/targetd/targetd.toml"
-# For each file the folders of the administrator, and of a distribution's package.
-FOLDERS = {
-    UNIT: ("etc/systemd/system", "lib/systemd/system"),
-    "sysusers.conf": ("etc/sysusers.d", "usr/lib/sysusers.d"),
-    "tmpfiles.conf": ("etc/tmpfiles.d", "usr/lib/tmpfiles.d"),
-    "modules-load.conf": ("etc/modules-load.d", "usr/lib/modules-load.d"),
-}
-# What the unit of the source says.
+# The folders of the administrator, and of a distribution's package.
+UNITS = ("etc/systemd/system", "lib/systemd/system")
+USERS = ("etc/sysusers.d", "usr/lib/sysusers.d")
+FOLDERS = ("etc/tmpfiles.d", "usr/lib/tmpfiles.d")
+MODULES = ("etc/modules-load.d", "usr/lib/modules-load.d")
+# What the units of the source say.
 COMMANDS = "/usr/bin/"
-# What is somebody's data.
-KEPT = ("etc/targetd", "var/lib/targetd")
 
 
-def install(root: Path, bin_directory: Path, vendor: bool = False) -> list[Path]:
+@dataclass(frozen=True)
+class Program:
+    name: str
+    # Of each file of the source, beside the unit, where it goes.
+    files: dict[str, tuple[str, str]]
+
+    @property
+    def unit(self) -> str:
+        return f"{self.name}.service"
+
+    @property
+    def configuration(self) -> str:
+        return f"etc/{self.name}/{self.name}.toml"
+
+    @property
+    def kept(self) -> tuple[str, str]:
+        """What is somebody's data."""
+        return (f"etc/{self.name}", f"var/lib/{self.name}")
+
+    def places(self, root: Path, vendor: bool) -> dict[str, Path]:
+        """Where each file goes."""
+        places = {self.unit: root / UNITS[vendor] / self.unit}
+        for source, folders in self.files.items():
+            places[source] = root / folders[vendor] / f"{self.name}.conf"
+        return places
+
+
+TARGETD = Program(
+    "targetd", {"sysusers.conf": USERS, "tmpfiles.conf": FOLDERS, "modules-load.conf": MODULES}
+)
+ATTACHD = Program("attachd", {"attachd-sysusers.conf": USERS, "attachd-tmpfiles.conf": FOLDERS})
+
+
+def install(
+    root: Path, bin_directory: Path, vendor: bool = False, program: Program = TARGETD
+) -> list[Path]:
     """Write the files below ``root``; returns those that were written.
 
-    ``bin_directory`` is where ``targetd`` is found once it runs. ``vendor`` is for
+    ``bin_directory`` is where the program is found once it runs. ``vendor`` is for
     packages of a distribution. On the running host (root "/") they take effect at
-    once, but the daemon is neither enabled nor started. Raises OSError.
+    once, but the service is neither enabled nor started. Raises OSError.
     """
-    written = [_write(root, name, bin_directory, vendor) for name in FOLDERS]
-    configuration = root / CONFIGURATION
+    command = f"{bin_directory}/{program.name}"
+    written = []
+    for source, path in program.places(root, vendor).items():
+        _put(path, _source(source).replace(COMMANDS + program.name, command))
+        written.append(path)
+    configuration = root / program.configuration
     if not configuration.exists():
-        _put(configuration, _source("targetd.toml"))
+        _put(configuration, _source(configuration.name))
         written.append(configuration)
     if _is_here(root):
-        _take_effect()
+        _take_effect(program)
     return written
 
 
-def uninstall(root: Path) -> list[Path]:
+def uninstall(root: Path, program: Program = TARGETD) -> list[Path]:
     """Remove what ``install`` wrote but for the configuration; returns what was left.
 
-    On the running host the daemon is stopped, which leaves the kernel's exports as
-    they are. Raises OSError.
+    On the running host the service is stopped, which leaves attached hosts as they
+    are. Raises OSError.
     """
     here = _is_here(root)
     if here:
-        _try("systemctl", "disable", "--now", UNIT)
-    for name in FOLDERS:
-        _place(root, name, vendor=False).unlink(missing_ok=True)
+        _try("systemctl", "disable", "--now", program.unit)
+    for path in program.places(root, vendor=False).values():
+        path.unlink(missing_ok=True)
     if here:
         _try("systemctl", "daemon-reload")
-    return [root / name for name in KEPT if (root / name).exists()]
-
-
-def _write(root: Path, name: str, bin_directory: Path, vendor: bool) -> Path:
-    path = _place(root, name, vendor)
-    _put(path, _source(name).replace(COMMANDS + "targetd", f"{bin_directory}/targetd"))
-    return path
-
-
-def _place(root: Path, name: str, vendor: bool) -> Path:
-    own = name if name == UNIT else "targetd.conf"
-    return root / FOLDERS[name][vendor] / own
+    return [root / name for name in program.kept if (root / name).exists()]
 
 
 def _put(path: Path, text: str) -> None:
@@ -91,15 +114,17 @@ def _is_here(root: Path) -> bool:
     return root == Path("/") and Path("/run/systemd/system").is_dir()
 
 
-def _take_effect() -> None:
-    _try("systemd-sysusers", "targetd.conf")
-    _try("systemd-tmpfiles", "--create", "targetd.conf")
-    _try("/lib/systemd/systemd-modules-load", "/etc/modules-load.d/targetd.conf")
+def _take_effect(program: Program) -> None:
+    name = f"{program.name}.conf"
+    _try("systemd-sysusers", name)
+    _try("systemd-tmpfiles", "--create", name)
+    if MODULES in program.files.values():
+        _try("/lib/systemd/systemd-modules-load", f"/etc/modules-load.d/{name}")
     _try("systemctl", "daemon-reload")
 
 
 def _try(*argv: str) -> None:
-    """What fails here is said, and met again when the daemon starts."""
+    """What fails here is said, and met again when the service starts."""
     try:
         process.run(argv)
     except (OSError, ProcessFailed) as error:
@@ -110,16 +135,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="targetd.install", description=__doc__)
     parser.add_argument("--root", type=Path, default=Path("/"), help="default: %(default)s")
     parser.add_argument(
-        "--bin", type=Path, default=Path("/usr/bin"), help="where targetd is; default: %(default)s"
+        "--bin", type=Path, default=Path("/usr/bin"), help="where it is; default: %(default)s"
     )
+    parser.add_argument("--attachd", action="store_true", help="of attachd, not of targetd")
     parser.add_argument("--vendor", action="store_true", help="for a distribution's package")
     parser.add_argument("--remove", action="store_true")
     arguments = parser.parse_args()
+    program = ATTACHD if arguments.attachd else TARGETD
     if arguments.remove:
-        for path in uninstall(arguments.root):
+        for path in uninstall(arguments.root, program):
             print(f"left: {path}")
         return
-    for path in install(arguments.root, arguments.bin, arguments.vendor):
+    for path in install(arguments.root, arguments.bin, arguments.vendor, program):
         print(path)
 
 

@@ -15,17 +15,24 @@ from targetd import __version__
 LATER = "99.0"
 
 
-def _make_packages(folder: Path) -> Path:
-    argv = [f"{ROOT}/package/deb.sh", str(folder), __version__, LATER]
+def _make_packages(folder: Path, program: str) -> Path:
+    argv = [f"{ROOT}/package/deb.sh", str(folder), program, __version__, LATER]
     subprocess.run(argv, check=True)
     return folder
 
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
-    """The folder of two packages, made while a lab boots: each takes its time."""
+    """The folder of two packages of targetd, made while a lab boots: each takes its time."""
     with ThreadPoolExecutor(1) as threads:
-        yield threads.submit(_make_packages, tmp_path_factory.mktemp("packages"))
+        yield threads.submit(_make_packages, tmp_path_factory.mktemp("packages"), "targetd")
+
+
+@pytest.fixture(scope="session")
+def attachd_packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Future[Path]]:
+    """The same of attachd."""
+    with ThreadPoolExecutor(1) as threads:
+        yield threads.submit(_make_packages, tmp_path_factory.mktemp("packages"), "attachd")
 
 
 def prepare_for_packages(node: Node) -> None:

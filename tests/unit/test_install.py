@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from targetd.install import install, uninstall
+from targetd.install import ATTACHD, TARGETD, install, uninstall
 
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = "etc/systemd/system/targetd.service"
@@ -65,10 +65,44 @@ def test_a_distribution_has_other_places(tmp_path: Path) -> None:
     }
 
 
+def test_attachd_has_files_of_its_own(tmp_path: Path) -> None:
+    install(tmp_path, Path("/usr/bin"))
+    ours = files(tmp_path)
+    written = install(tmp_path, Path("/opt/attachd/bin"), program=ATTACHD)
+    assert files(tmp_path) - ours == {str(path.relative_to(tmp_path)) for path in written}
+    assert files(tmp_path) - ours == {
+        "etc/systemd/system/attachd.service",
+        "etc/sysusers.d/attachd.conf",
+        "etc/tmpfiles.d/attachd.conf",
+        "etc/attachd/attachd.toml",
+    }
+    unit = (tmp_path / "etc" / "systemd" / "system" / "attachd.service").read_text()
+    assert "\nExecStart=/opt/attachd/bin/attachd\n" in unit
+    assert "/usr/bin" not in unit
+    assert uninstall(tmp_path, ATTACHD) == [tmp_path / "etc" / "attachd"]
+    assert files(tmp_path) == {*ours, "etc/attachd/attachd.toml"}
+
+
 def test_every_file_of_systemd_is_installed(tmp_path: Path) -> None:
-    written = install(tmp_path, Path("/usr/bin"))
+    written = [
+        path
+        for program in (TARGETD, ATTACHD)
+        for path in install(tmp_path, Path("/usr/bin"), program=program)
+    ]
     there = [path for path in (ROOT / "systemd").iterdir() if path.is_file()]
     assert len(written) == len(there)
+
+
+def test_every_package_is_in_the_wheel() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    setuptools = project["tool"]["setuptools"]
+    there = {"targetd.systemd"}
+    for source in (ROOT, ROOT / "drivers"):
+        for path in source.glob("*/**/*.py"):
+            folder = path.parent.relative_to(source)
+            if folder.parts[0] in {"targetd", "attachd"} or source.name == "drivers":
+                there.add(".".join(folder.parts))
+    assert set(setuptools["packages"]) == there
 
 
 def _locked(*names: str) -> dict[str, str]:
@@ -93,6 +127,19 @@ def test_what_runs_needs_its_dependencies_and_no_tools() -> None:
     for one in project["optional-dependencies"]["dev"]:
         assert one.partition(">")[0] not in found
     assert not {"setuptools", "pluggy"} & found
+
+
+def test_attachd_needs_more_and_no_tools() -> None:
+    found = set(_locked("--extra=attachd"))
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    for one in extras["attachd"]:
+        assert one.partition(">")[0].partition("[")[0] in found
+    assert {"psycopg-binary", "mako", "h11"} <= found, "what these need"
+    assert set(_locked()) < found
+    for one in extras["dev"]:
+        assert one.partition(">")[0] not in found
 
 
 def test_a_package_of_the_lock_can_be_asked_for() -> None:
