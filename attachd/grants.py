@@ -76,19 +76,23 @@ class Grants:
             log.warning("volume %s: its target stays: %s", self._volume["id"], error)
 
     def others(self, attachment_id: str) -> tuple[SharedConnection, ...]:
-        """Who else has access to the volume now. Raises AttachError."""
+        """Who else has access to the volume, as the kernel says now. Raises AttachError."""
+        volume_id = self._volume["id"]
         try:
-            found = list(self._driver.connections.list(self._volume["id"]))
-        except NotFound:
-            return ()
+            ids = [one.attachment_id for one in self._driver.connections.list(volume_id)]
+            found = [self._seen(volume_id, id_) for id_ in ids if id_ != attachment_id]
         except DriverError as error:
             raise of_driver(error, self.host) from error
-        return tuple(
-            SharedConnection(
-                one.attachment_id, one.initiator, one.host, one.authorized, one.logged_in
-            )
-            for one in found
-            if one.attachment_id != attachment_id
+        return tuple(one for one in found if one is not None)
+
+    def _seen(self, volume_id: str, attachment_id: str) -> SharedConnection | None:
+        # The list has logins as they were when the host looked last.
+        try:
+            one = self._driver.connections.get(volume_id, attachment_id)
+        except NotFound:
+            return None
+        return SharedConnection(
+            one.attachment_id, one.initiator, one.host, one.authorized, one.logged_in
         )
 
 

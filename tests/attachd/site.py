@@ -19,10 +19,13 @@ from attachd.database.engine import Database
 from attachd.database.records import Records
 from attachd.hosts import Hosts, Reach
 from attachd.model import Attachment, Caller, Volume, VolumeStatus
+from attachd.reconcile import Reconciler
 from attachd.rules import Leases
 from attachd.sealing import Sealing
 from attachd.settling import Settling
+from attachd.snapshots import Snapshots
 from attachd.transitions import GRANTED, state_of, status_by
+from attachd.volumes import Volumes
 from tests.attachd.faults import FaultyDrivers
 from tests.attachd.hosts import spec
 from tests.hosts import MEBIBYTE, SimulatedBacking
@@ -65,6 +68,9 @@ class Service:
         self.attachments = Attachments(self.records, self.claims, self.drivers, connecting, leases)
         self.actions = Actions(self.claims, self.drivers, connecting, sealing, leases)
         self.settling = Settling(self.records, self.claims, self.drivers, connecting)
+        self.volumes = Volumes(self.records, self.claims, self.hosts)
+        self.snapshots = Snapshots(self.records, self.claims, self.hosts)
+        self.reconciler = Reconciler(self.records, self.claims, self.hosts, self.settling)
 
     def settle(self) -> None:
         """What the reconciler does for attachments."""
@@ -84,7 +90,6 @@ class Site:
         self.service = self.start()
         self.service.hosts.add(spec(HOST, backing))
         self.driver = TargetdDriver(backing.endpoint)
-        self._volume_ids: list[str] = []
 
     # Processes
 
@@ -103,11 +108,18 @@ class Site:
     def close(self) -> None:
         for service in self._services:
             service.close()
-        for volume_id in self._volume_ids:
-            self.driver.terminate_connection({"id": volume_id}, None, force=True)
-            self.driver.remove_export(None, {"id": volume_id})
-            self.driver.volumes.delete(volume_id)
+        self._empty_host()
         self.driver.close()
+
+    def _empty_host(self) -> None:
+        for snapshot in self.driver.snapshots.list():
+            self.driver.snapshots.delete(snapshot.snapshot_id)
+        for volume in self.driver.volumes.list():
+            self.driver.terminate_connection({"id": volume.volume_id}, None, force=True)
+            self.driver.remove_export(None, {"id": volume.volume_id})
+            wipe = self.driver.volumes.delete(volume.volume_id)
+            if wipe:
+                self.driver.operations.wait(wipe, 60)
 
     # Volumes
 
@@ -117,7 +129,6 @@ class Site:
         self.driver.volumes.create(volume_id, 16 * MEBIBYTE, "thin", multi_attach=multiattach)
         with self.service.records.writing() as changes:
             changes.add_volume(volume_record(volume_id, self.clock(), multiattach, project_id))
-        self._volume_ids.append(volume_id)
         return volume_id
 
     def record(self, volume_id: str) -> Volume:
@@ -160,7 +171,7 @@ class Site:
         } == expected
         assert self.acls(volume_id) == {initiator for initiator, _ in expected.values()}
         assert self.exported(volume_id) == bool(granted)
-        assert volume.claim is None
+        assert volume.claim is None or volume.claim.until <= self.clock()
         assert volume.status is status_by(volume.attachments)
 
 
@@ -215,3 +226,13 @@ def site_over(database: Database, backing: SimulatedBacking) -> Iterator[Site]:
         yield site
     finally:
         site.close()
+
+
+@contextmanager
+def long_work_held(site: Site) -> Iterator[None]:
+    """Copies and wipes do not go on."""
+    site.backing.lvm.may_step.clear()
+    try:
+        yield
+    finally:
+        site.backing.lvm.may_step.set()
