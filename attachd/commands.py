@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -78,7 +79,12 @@ def become_owner(state_directory: Path) -> None:
     if os.geteuid() != 0 or not state_directory.exists():
         return
     owner = state_directory.stat()
-    os.setgroups([owner.st_gid])
+    try:
+        # With its groups: that of a storage host's socket is one of them.
+        os.initgroups(pwd.getpwuid(owner.st_uid).pw_name, owner.st_gid)
+    except KeyError:
+        # Whoever it is has a number only.
+        os.setgroups([owner.st_gid])
     os.setgid(owner.st_gid)
     os.setuid(owner.st_uid)
 
