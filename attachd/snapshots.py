@@ -12,8 +12,8 @@ from typing import Any
 
 from targetd_driver import DriverError
 
-from attachd import clock, outcomes
-from attachd.claims import Claim, Claims
+from attachd import outcomes
+from attachd.claims import Claim, Claims, Step
 from attachd.database.records import Records
 from attachd.errors import NotFound, WrongStatus, of_driver
 from attachd.hosts import Hosts
@@ -59,7 +59,7 @@ class Snapshots:
                 volume = step.volume
                 _check_usable(volume)
                 driver = self._hosts.driver(volume.host)
-                snapshot = _record(caller, volume, name, description, metadata or {})
+                snapshot = _record(step, caller, name, description, metadata or {})
                 step.changes.add_snapshot(snapshot)
             try:
                 outcomes.make_snapshot(driver, snapshot)
@@ -146,9 +146,9 @@ def _check_usable(volume: Volume) -> None:
 
 
 def _record(
-    caller: Caller, volume: Volume, name: str, description: str, metadata: Mapping[str, str]
+    step: Step, caller: Caller, name: str, description: str, metadata: Mapping[str, str]
 ) -> Snapshot:
-    now = clock.now()
+    volume, now = step.volume, step.changes.time
     return Snapshot(
         id=str(uuid.uuid4()),
         # An admin's snapshot of another project's volume is that project's.

@@ -14,7 +14,7 @@ from typing import Any
 from targetd_driver import DriverError, TargetdDriver
 from targetd_driver import volumes as driver_volumes
 
-from attachd import clock, explain, outcomes
+from attachd import explain, outcomes
 from attachd.claims import Claim, Claims, Step
 from attachd.database import host_records
 from attachd.database.records import Records
@@ -113,12 +113,12 @@ class Volumes:
         size_gib = _size(new, source)
         where = Place.named(new.place)
         if source is not None:
-            return self._make(_record(caller, new, size_gib, *_beside(source, where)))
+            return self._make(self._record(caller, new, size_gib, *_beside(source, where)))
         refused: dict[tuple[str, str], str] = {}
         while True:
             place = self._hosts.place(size_gib, where, refused)
             try:
-                return self._make(_record(caller, new, size_gib, *place))
+                return self._make(self._record(caller, new, size_gib, *place))
             except (NoRoom, HostUnavailable) as error:
                 refused[place] = str(error)
 
@@ -144,6 +144,28 @@ class Volumes:
         if volume is None:
             raise NotFound("Volume", snapshot.volume_id)
         return _Source("snapshot", snapshot_id, volume.host, volume.pool, snapshot.size_gib)
+
+    def _record(
+        self, caller: Caller, new: NewVolume, size_gib: int, host: str, pool: str
+    ) -> Volume:
+        now = self._records.clock()
+        return Volume(
+            id=str(uuid.uuid4()),
+            project_id=caller.project_id,
+            user_id=caller.user_id,
+            name=new.name,
+            description=new.description,
+            size_gib=size_gib,
+            status=VolumeStatus.CREATING,
+            multiattach=new.multiattach,
+            host=host,
+            pool=pool,
+            snapshot_id=new.snapshot_id,
+            source_volume_id=new.source_volume_id,
+            metadata=dict(new.metadata),
+            create_time=now,
+            update_time=now,
+        )
 
     def _make(self, volume: Volume) -> Volume:
         driver = self._hosts.driver(volume.host)
@@ -336,27 +358,6 @@ def _beside(source: _Source, where: Place) -> tuple[str, str]:
             f"{source.id} is; leave it out"
         )
     return source.host, where.pool or source.pool
-
-
-def _record(caller: Caller, new: NewVolume, size_gib: int, host: str, pool: str) -> Volume:
-    now = clock.now()
-    return Volume(
-        id=str(uuid.uuid4()),
-        project_id=caller.project_id,
-        user_id=caller.user_id,
-        name=new.name,
-        description=new.description,
-        size_gib=size_gib,
-        status=VolumeStatus.CREATING,
-        multiattach=new.multiattach,
-        host=host,
-        pool=pool,
-        snapshot_id=new.snapshot_id,
-        source_volume_id=new.source_volume_id,
-        metadata=dict(new.metadata),
-        create_time=now,
-        update_time=now,
-    )
 
 
 def _check_extension(volume: Volume, size_gib: int) -> None:

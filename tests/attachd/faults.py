@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, cast
 
 from targetd_driver import DriverError, Late, Refused, TargetdDriver
@@ -104,3 +105,21 @@ class _Faulty:
             return fault(lambda: found(*arguments, **named))
 
         return call
+
+
+@contextmanager
+def next_answers(owner: object, name: str, *faults: Fault) -> Iterator[None]:
+    """The next calls of that name fail so; those after them do not."""
+    real, planned = getattr(owner, name), list(faults)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        fault = planned.pop(0) if planned else None
+        if fault is None:
+            return real(*arguments, **named)
+        return fault(lambda: real(*arguments, **named))
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
