@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +20,7 @@ from sqlalchemy import (
     Select,
     Table,
     and_,
+    bindparam,
     delete,
     insert,
     or_,
@@ -54,10 +54,34 @@ from attachd.model import (
     VolumeFilter,
 )
 
+
+def _live(table: Table, columns: Collection[ColumnElement[Any]]) -> Select[Any]:
+    return select(*columns).where(table.c.delete_time.is_(None))
+
+
 # All that an attachment shows; sealed secrets are asked for by themselves.
 ATTACHMENT_COLUMNS = [column for column in attachments.c if column.name != "sealed_secrets"]
 VOLUME_COLUMNS = list(volumes.c)
 SNAPSHOT_COLUMNS = list(snapshots.c)
+
+# Those of every call are made once: to make one costs more than to run it.
+ONE_VOLUME = _live(volumes, VOLUME_COLUMNS).where(volumes.c.id == bindparam("of"))
+# SQLite has one writer anyway, and knows no such clause: it is left out there.
+LOCKED_VOLUME = ONE_VOLUME.with_for_update()
+UPDATED_VOLUME = update(volumes).where(
+    volumes.c.id == bindparam("of"), volumes.c.delete_time.is_(None)
+)
+UPDATED_CLAIMED_VOLUME = UPDATED_VOLUME.where(volumes.c.claimed_by == bindparam("by"))
+ONE_ATTACHMENT = _live(attachments, ATTACHMENT_COLUMNS).where(attachments.c.id == bindparam("of"))
+ATTACHMENTS_OF_VOLUME = (
+    _live(attachments, ATTACHMENT_COLUMNS)
+    .where(attachments.c.volume_id == bindparam("of"))
+    .order_by(attachments.c.create_time, attachments.c.id)
+)
+ADDED_ATTACHMENT = insert(attachments)
+UPDATED_ATTACHMENT = update(attachments).where(
+    attachments.c.id == bindparam("of"), attachments.c.delete_time.is_(None)
+)
 
 
 class Reads(Reading):
@@ -67,7 +91,7 @@ class Reads(Reading):
 
     def volume(self, volume_id: str) -> Volume | None:
         """With its attachments, by age. Two statements."""
-        row = self._row(_live(volumes, VOLUME_COLUMNS).where(volumes.c.id == volume_id))
+        row = self._row(ONE_VOLUME, of=volume_id)
         if row is None:
             return None
         return rows.volume_of(row, self.attachments_of(volume_id))
@@ -102,9 +126,7 @@ class Reads(Reading):
     # Attachments
 
     def attachment(self, attachment_id: str) -> Attachment | None:
-        row = self._row(
-            _live(attachments, ATTACHMENT_COLUMNS).where(attachments.c.id == attachment_id)
-        )
+        row = self._row(ONE_ATTACHMENT, of=attachment_id)
         return None if row is None else rows.attachment_of(row)
 
     def sealed_secrets(self, attachment_id: str) -> bytes | None:
@@ -122,7 +144,7 @@ class Reads(Reading):
 
     def attachments_of(self, volume_id: str) -> tuple[Attachment, ...]:
         """Those of one volume, by age."""
-        return tuple(self._attachments_by_volume([volume_id])[volume_id])
+        return tuple(map(rows.attachment_of, self._rows(ATTACHMENTS_OF_VOLUME, of=volume_id)))
 
     def _attachments_by_volume(self, volume_ids: Sequence[str]) -> dict[str, list[Attachment]]:
         by_volume = defaultdict[str, list[Attachment]](list)
@@ -234,9 +256,7 @@ class Changes(Writing, Reads):
 
     def locked_volume(self, volume_id: str) -> Volume | None:
         """As ``volume``, and nobody else changes it before the end of this transaction."""
-        statement = _live(volumes, VOLUME_COLUMNS).where(volumes.c.id == volume_id)
-        # SQLite has one writer anyway, and knows no such clause: it is left out there.
-        row = self._row(statement.with_for_update())
+        row = self._row(LOCKED_VOLUME, of=volume_id)
         if row is None:
             return None
         return rows.volume_of(row, self.attachments_of(volume_id))
@@ -251,46 +271,45 @@ class Changes(Writing, Reads):
 
         Returns whether there was one.
         """
-        statement = update(volumes).where(
-            volumes.c.id == volume_id, volumes.c.delete_time.is_(None)
-        )
+        values |= {"of": volume_id, "update_time": self.time}
+        statement = UPDATED_VOLUME
         if only_claimed_by is not None:
-            statement = statement.where(volumes.c.claimed_by == only_claimed_by)
-        found = self.connection.execute(statement.values(update_time=self.time, **values))
-        return found.rowcount == 1
+            statement = UPDATED_CLAIMED_VOLUME
+            values["by"] = only_claimed_by
+        return self.connection.execute(statement, values).rowcount == 1
 
     def remove_volume(self, volume_id: str) -> None:
-        self._remove(volumes, volume_id)
+        self.update_volume(volume_id, delete_time=self.time)
 
     # Attachments
 
     def add_attachment(self, attachment: Attachment) -> None:
         """Its connection_info must be masked."""
-        values = rows.attachment_values(attachment)
-        self.connection.execute(insert(attachments).values(values))
+        self.connection.execute(ADDED_ATTACHMENT, rows.attachment_values(attachment))
 
     def replace_attachment(self, attachment: Attachment, sealed_secrets: bytes | None) -> None:
         """Write all of it anew. Its connection_info must be masked.
 
         Its secrets stay if it has connection_info, and none are given.
         """
-        values = rows.attachment_values(replace(attachment, update_time=self.time))
+        values = rows.attachment_values(attachment)
+        values |= {"of": attachment.id, "update_time": self.time}
         if sealed_secrets is not None or attachment.connection_info is None:
             values["sealed_secrets"] = sealed_secrets
-        self.connection.execute(
-            update(attachments).where(attachments.c.id == attachment.id).values(values)
-        )
+        self.connection.execute(UPDATED_ATTACHMENT, values)
 
     def remove_attachment(self, attachment_id: str) -> None:
         """Kept as history: detached, and without its secrets."""
-        self._remove(
-            attachments,
-            attachment_id,
-            attach_status=AttachStatus.DETACHED,
-            detach_time=self.time,
-            lease_end_time=None,
-            sealed_secrets=None,
-        )
+        values = {
+            "of": attachment_id,
+            "attach_status": AttachStatus.DETACHED,
+            "detach_time": self.time,
+            "lease_end_time": None,
+            "sealed_secrets": None,
+            "update_time": self.time,
+            "delete_time": self.time,
+        }
+        self.connection.execute(UPDATED_ATTACHMENT, values)
 
     # Snapshots
 
@@ -306,20 +325,13 @@ class Changes(Writing, Reads):
         return found.rowcount == 1
 
     def remove_snapshot(self, snapshot_id: str) -> None:
-        self._remove(snapshots, snapshot_id)
+        self.update_snapshot(snapshot_id, delete_time=self.time)
 
     def purge(self, before: datetime) -> int:
         """Forget what was deleted before then; returns how many records that were."""
         return sum(
             self.connection.execute(delete(table).where(table.c.delete_time < before)).rowcount
             for table in (attachments, snapshots, volumes)
-        )
-
-    def _remove(self, table: Table, id_: str, **values: Any) -> None:
-        self.connection.execute(
-            update(table)
-            .where(table.c.id == id_, table.c.delete_time.is_(None))
-            .values(update_time=self.time, delete_time=self.time, **values)
         )
 
 
@@ -338,10 +350,6 @@ class Records(Reads):
         """One transaction; an exception undoes it. Raises RecordsUnavailable."""
         with self._database.writing() as connection:
             yield Changes(connection, self.clock())
-
-
-def _live(table: Table, columns: Collection[ColumnElement[Any]]) -> Select[Any]:
-    return select(*columns).where(table.c.delete_time.is_(None))
 
 
 def _volumes_on(host: str) -> Select[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, Executable, RowMapping
 
@@ -15,13 +16,13 @@ class Reading:
     def _connect(self) -> AbstractContextManager[Connection]:
         raise NotImplementedError
 
-    def _rows(self, statement: Executable) -> Sequence[RowMapping]:
+    def _rows(self, statement: Executable, **values: Any) -> Sequence[RowMapping]:
         with self._connect() as connection:
-            return connection.execute(statement).mappings().all()
+            return connection.execute(statement, values).mappings().all()
 
-    def _row(self, statement: Executable) -> RowMapping | None:
+    def _row(self, statement: Executable, **values: Any) -> RowMapping | None:
         with self._connect() as connection:
-            return connection.execute(statement).mappings().first()
+            return connection.execute(statement, values).mappings().first()
 
 
 class Writing(Reading):
