@@ -19,8 +19,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import update
+
 from attachd.clock import Clock, now
 from attachd.database.records import Changes, Records
+from attachd.database.schema import volumes
 from attachd.errors import Busy, NotFound, OutcomeUnknown, RecordsUnavailable
 from attachd.model import Attachment, Caller, Volume, VolumeStatus
 
@@ -105,7 +108,7 @@ class Claim:
         self._caller = caller
         self._wait_seconds = wait_seconds
         # Unique, so that nobody takes another's claim for its own.
-        self._holder = f"{claims.name}/{uuid.uuid4()}"
+        self._holder = f"{claims.name}/{claims.instance}/{uuid.uuid4()}"
         self._volume: Volume | None = None
 
     @contextmanager
@@ -176,7 +179,7 @@ NO_CLAIM: dict[str, Any] = dict.fromkeys(
 
 
 class Claims:
-    """``name`` tells people which process it is."""
+    """``name`` tells people which process it is, and ``instance`` itself what it was before."""
 
     def __init__(
         self,
@@ -184,9 +187,11 @@ class Claims:
         name: str,
         hold_seconds: float = HOLD_SECONDS,
         wait_seconds: float = WAIT_SECONDS,
+        instance: str = "",
     ) -> None:
         self.records = records
         self.name = name
+        self.instance = instance
         self.hold_seconds = hold_seconds
         self.wait_seconds = wait_seconds
         self._turns = Turns(records.clock)
@@ -254,6 +259,17 @@ class Claims:
                 raise _busy(volume)
             time.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, LOOK_SECONDS_MAX)
+
+    def release_left(self) -> int:
+        """Of this instance, before it claims anything: what it held when it was killed.
+
+        What had been begun is as if the claims had ended. Returns how many they were. Raises
+        RecordsUnavailable.
+        """
+        ours = volumes.c.claimed_by.contains(f"/{self.instance}/", autoescape=True)
+        with self.records.writing() as changes:
+            found = changes.connection.execute(update(volumes).where(ours).values(NO_CLAIM))
+        return found.rowcount
 
     def _is_claimed(self, volume: Volume) -> bool:
         return volume.claim is not None and volume.claim.until > self.records.clock()

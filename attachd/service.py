@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 
 from sqlalchemy import select
@@ -25,6 +25,7 @@ from attachd.database.migrations import migrate
 from attachd.database.records import Records
 from attachd.database.schema import attachments
 from attachd.hosts import Hosts, Reach
+from attachd.instance import Instance
 from attachd.placement import Marks
 from attachd.reconcile import Reconciler
 from attachd.rest.application import Application
@@ -54,13 +55,14 @@ class Site:
     Raises StartError with the cure; RecordsUnavailable while the database does not answer.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, instance: str = "") -> None:
         self.config = config
         self.database = Database(config.database_url)
         try:
             migrate(self.database)
             records = Records(self.database)
-            claims = Claims(records, f"{socket.gethostname()}:{os.getpid()}")
+            name = f"{socket.gethostname()}:{os.getpid()}"
+            self.claims = claims = Claims(records, name, instance=instance)
             self.hosts = Hosts(self.database, _reach(config), _marks(config))
             self.tokens = Tokens(self.database)
             # Where there are secrets already, another key would be worse than none.
@@ -126,7 +128,18 @@ class Service:
     """A site that is served. Raises StartError."""
 
     def __init__(self, config: Config) -> None:
-        self.site = Site(config)
+        with ExitStack() as undo:
+            self._instance = Instance(config.state_directory)
+            undo.callback(self._instance.close)
+            self.site = Site(config, self._instance.id)
+            undo.callback(self.site.close)
+            if left := self.site.claims.release_left():
+                log.warning("%d volumes were being worked on when attachd was killed", left)
+            self.server = self._served(config)
+            undo.pop_all()
+        self._watchdog = Watchdog(proofs.of(self.server), self.status)
+
+    def _served(self, config: Config) -> Server:
         application = Application(
             self.site.services,
             self.site.identity(),
@@ -134,14 +147,7 @@ class Service:
             self.site.check,
             config.public_url,
         )
-        try:
-            stop_seconds = config.host_timeout_seconds + STOP_GRACE_SECONDS
-            self.server = Server(config, application, stop_seconds)
-        except StartError:
-            self.site.close()
-            raise
-
-        self._watchdog = Watchdog(proofs.of(self.server), self.status)
+        return Server(config, application, config.host_timeout_seconds + STOP_GRACE_SECONDS)
 
     def start(self) -> None:
         """Raises StartError."""
@@ -155,6 +161,7 @@ class Service:
         self._watchdog.stop()
         self.site.reconciler.stop()
         self.site.close()
+        self._instance.close()
 
     def reload(self, config: Config) -> None:
         """Take over what can be. Raises StartError, and what was stays."""
