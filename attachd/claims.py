@@ -329,6 +329,11 @@ class Turns:
                 if not queue:
                     del self._queues[volume_id]
 
+    def waiting(self, volume_id: str) -> int:
+        """How many wait behind the one that has its turn."""
+        with self._lock:
+            return max(0, len(self._queues.get(volume_id, ())) - 1)
+
     def _advance(self, queue: deque[_Place]) -> None:
         if queue and queue[0].since is None:
             queue[0].since = self._clock()
@@ -336,9 +341,11 @@ class Turns:
 
     def _busy(self, volume_id: str, queue: deque[_Place]) -> Busy:
         with self._lock:
-            first, waiting = queue[0], len(queue) - 1
+            first = queue[0]
         since = _shown(first.since or self._clock())
+        # The one who asks is still among them.
+        others = self.waiting(volume_id) - 1
         return Busy(
-            f"volume {volume_id} is busy: {first.purpose} since {since}, and {waiting} more are "
+            f"volume {volume_id} is busy: {first.purpose} since {since}, and {others} more are "
             "waiting; try again"
         )
