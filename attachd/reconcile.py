@@ -1,19 +1,19 @@
 """Records against what the storage hosts grant, both ways, and whatever was cut off.
 
 Each storage host is gone through in a thread of its own, so that one that does not answer delays
-no other: whole when attachd starts, from time to time, and when the host is back; and what is not
-done yet as soon as somebody asks for it. Several processes may do so over the same records: every
-step is under its volume's claim.
+no other: whole when attachd starts, from time to time, and when the host is back; what was
+cut off every few seconds. Several processes may do so over the same records: every step is under
+its volume's claim.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 from targetd_driver import DriverError, TargetdDriver
@@ -31,10 +31,9 @@ from attachd.unfinished import Unfinished
 log = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 60.0
-# Until the next look at leases and at which hosts there are.
+# Until the next look at leases, at which hosts there are, at what was cut off, and at a host that
+# did not answer.
 LOOK_SECONDS = 5.0
-# Until a host that did not answer is asked again.
-RETRY_SECONDS = 5.0
 STOP_SECONDS = 5.0
 # Until a volume that is being filled is looked at again.
 FOLLOW_SECONDS = 1.0
@@ -52,15 +51,24 @@ class HostPass:
     """One storage host, gone through once."""
 
     def __init__(
-        self, records: Records, hosts: Hosts, settling: Settling, unfinished: Unfinished, host: str
+        self,
+        records: Records,
+        hosts: Hosts,
+        settling: Settling,
+        unfinished: Unfinished,
+        host: str,
+        told: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._records = records
         self._hosts = hosts
         self._settling = settling
         self._unfinished = unfinished
         self.host = host
-        # Whether something is to be looked at again soon, or was not done.
-        self.waits = self.failed = False
+        # Whether a volume is being filled, which is to be looked at again soon.
+        self.waits = False
+        # Of what could not be done: why. What was told before is not told again.
+        self.not_done: dict[str, str] = {}
+        self._told = told
 
     def whole(self) -> None:
         """Raises HostUnavailable when the host does not answer."""
@@ -151,8 +159,9 @@ class HostPass:
             # Somebody else is at work on it, or it has gone.
             return
         except AttachError as error:
-            self.failed = True
-            log.warning("%s is not done yet: %s", what, error)
+            self.not_done[what] = str(error)
+            if self._told.get(what) != str(error):
+                log.warning("%s is not done yet: %s", what, error)
             self._hosts.verified(self.host)
 
 
@@ -201,8 +210,8 @@ class Reconciler:
         gone_through.whole()
         return gone_through
 
-    def _pass(self, host: str) -> HostPass:
-        return HostPass(self._records, self._hosts, self._settling, self._unfinished, host)
+    def _pass(self, host: str, told: Mapping[str, str] = MappingProxyType({})) -> HostPass:
+        return HostPass(self._records, self._hosts, self._settling, self._unfinished, host, told)
 
     def expire_leases(self) -> None:
         """Raises RecordsUnavailable."""
@@ -213,16 +222,14 @@ class Reconciler:
     # Threads
 
     def _watch(self) -> None:
+        failure = ""
         while not self._stopping.is_set():
-            try:
-                self.expire_leases()
-                self._serve_hosts([one.name for one in self._hosts.list()])
-            except AttachError as error:
-                log.warning("leases and storage hosts are looked at later: %s", error)
-            # The outer loop of a thread: what nobody expected must not end it.
-            except Exception:
-                log.exception("leases and storage hosts are looked at later")
+            failure = _tried("leases and storage hosts are", failure, self._look)
             self._stopping.wait(LOOK_SECONDS)
+
+    def _look(self) -> None:
+        self.expire_leases()
+        self._serve_hosts([one.name for one in self._hosts.list()])
 
     def _serve_hosts(self, names: Sequence[str]) -> None:
         for name in names:
@@ -233,35 +240,36 @@ class Reconciler:
             self._served.pop(name).set()
 
     def _serve(self, host: str, ended: threading.Event) -> None:
-        whole_due = time.monotonic()
+        whole_due, failure, told = time.monotonic(), "", dict[str, str]()
         while not (ended.is_set() or self._stopping.is_set()):
-            one = self._pass(host)
+            one = self._pass(host, told)
             whole = time.monotonic() >= whole_due
-            if not self._gone_through(one, whole):
+            work = one.whole if whole else one.cut_off
+            failure = _tried(f"storage host {host} is", failure, work)
+            told = one.not_done
+            if failure:
                 # Whole when it is back: it may have lost what it had.
-                whole_due, pause = time.monotonic(), RETRY_SECONDS
-            else:
-                if whole:
-                    whole_due = time.monotonic() + self._interval_seconds
-                soon = FOLLOW_SECONDS if one.waits else RETRY_SECONDS if one.failed else math.inf
-                pause = min(soon, max(0.0, whole_due - time.monotonic()))
-            self._hosts.attention.wait(host, pause)
+                whole_due = time.monotonic()
+            elif whole:
+                whole_due = time.monotonic() + self._interval_seconds
+            self._hosts.attention.wait(host, FOLLOW_SECONDS if one.waits else LOOK_SECONDS)
 
-    def _gone_through(self, one: HostPass, whole: bool) -> bool:
-        """Returns whether the host and the records answered."""
-        try:
-            if whole:
-                one.whole()
-            else:
-                one.cut_off()
-        except AttachError as error:
-            log.warning("storage host %s is gone through later: %s", one.host, error)
-            return False
-        # The outer loop of a thread: what nobody expected must not end it.
-        except Exception:
-            log.exception("storage host %s is gone through later", one.host)
-            return False
-        return True
+
+def _tried(what: str, failure: str, work: Callable[[], None]) -> str:
+    """Returns why it did not work, which is told when it is not what was returned before."""
+    try:
+        work()
+    except AttachError as error:
+        if str(error) != failure:
+            log.warning("%s looked at later: %s", what, error)
+        return str(error)
+    # The outer loop of a thread: what nobody expected must not end it.
+    except Exception as error:
+        log.exception("%s looked at later", what)
+        return type(error).__name__
+    if failure:
+        log.info("%s looked at again", what)
+    return ""
 
 
 def _all(read: Callable[[str], list[Item]]) -> Iterator[Item]:
