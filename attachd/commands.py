@@ -126,7 +126,10 @@ def _check(path: Path) -> None:
 @root.command()
 @click.pass_context
 def serve(context: click.Context) -> None:
-    """Serve the REST API until SIGTERM; SIGHUP takes over log_level and the files of [tls]."""
+    """Serve the REST API until SIGTERM.
+
+    SIGHUP takes over log_level and the files of [tls].
+    """
     path: Path = context.obj
     with told():
         service.run(lambda: config.load(path))

@@ -45,6 +45,8 @@ from targetd.watchdog import Watchdog
 log = logging.getLogger(__name__)
 
 IDENTIFIER = "attachd"
+# What they tell where all is well is of use to nobody.
+TALKATIVE = ("alembic", "uvicorn.error")
 # Beside the time that a storage host has to answer: for requests that have begun to end.
 STOP_GRACE_SECONDS = 10
 
@@ -176,8 +178,8 @@ def run(load: Callable[[], Config]) -> None:
     """Serve until SIGTERM or SIGINT. Raises StartError, with the cure."""
     config = load()
     logs.setup(config.log_level, IDENTIFIER)
-    # It says what the records below say anyway, in other words.
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     secretbox.keep_out_of_core_dumps()
     # Its put may be called by a signal in the middle of its get.
     signals: SimpleQueue[int] = SimpleQueue()
