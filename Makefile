@@ -58,6 +58,19 @@ build/promtool: lab/promtool.sh
 build/initiator: lab/initiator.sh
 	@lab/initiator.sh
 
+# The field's own clients.
+build/clients/ready: requirements-clients.txt
+	@python3 -m venv build/clients
+	@build/clients/bin/python -m pip install --cache-dir build/pip --progress-bar off \
+	    --disable-pip-version-check --require-hashes -r requirements-clients.txt
+	@touch $@
+
+build/brick/ready: requirements-brick.txt build/clients/ready
+	@rm -rf build/brick
+	@build/clients/bin/python -m pip install --cache-dir build/pip --progress-bar off \
+	    --disable-pip-version-check --require-hashes --no-deps --target build/brick -r requirements-brick.txt
+	@touch $@
+
 unit: $(VENV)/ready build/promtool
 	$(PYTHON) -m pytest tests/unit tests/lab -m "not lab"
 
@@ -66,7 +79,7 @@ contract: $(VENV)/ready
 
 # Each part has labs of its own; the storage host of each wants a processor for itself.
 AT_ONCE := $(shell [ "$$(nproc)" -gt 3 ] && echo 3 || echo 2)
-lab-test: packages $(VENV)/ready build/initiator
+lab-test: packages $(VENV)/ready build/initiator build/clients/ready build/brick/ready
 	@$(MAKE) --no-print-directory --jobs=$(AT_ONCE) $(PARTS)
 
 # Each tells how far it is, in whole lines that say whose they are.

@@ -11,14 +11,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from targetd_local.iscsi import NO_RECORDS, REFUSED, SESSION_EXISTS, Way, authentication, ways
+
 from lab.errors import CommandFailed, LabError, LoginFailed, LoginRefused
 from lab.node import Node
 from targetd.api.v1 import export_pb2
 
 DEVICE_SECONDS = 15
 RECORDS = "/etc/iscsi/nodes"
-# From open-iscsi's iscsi_err.h.
-SESSION_EXISTS, NO_RECORDS, REFUSED = 15, 21, 24
+MUTUAL = ("mutual_auth_username", "mutual_auth_password")
+# Of open-iscsi, which has one status for both.
 NO_SESSION = NO_RECORDS
 
 
@@ -29,13 +31,8 @@ class Session:
     target: str
 
 
-@dataclass(frozen=True)
-class Path:
-    """One way to a disk: a portal, a target there, and the disk's number in it."""
-
-    portal: str
-    target: str
-    lun: int
+class Path(Way):
+    """One way to a disk, as a node has it."""
 
     @property
     def link(self) -> str:
@@ -45,8 +42,7 @@ class Path:
 
     @property
     def record(self) -> str:
-        host, _, port = self.portal.rpartition(":")
-        return f"{RECORDS}/{self.target}/{host.strip('[]')},{port}"
+        return f"{RECORDS}/{self.target}/{self.address},{self.port}"
 
 
 class Initiator:
@@ -190,15 +186,8 @@ def properties_of(message: export_pb2.ConnectionProperties) -> dict[str, Any]:
 
 
 def paths(properties: Mapping[str, Any]) -> Iterator[Path]:
-    """The plural keys, or else the single ones."""
-    if properties.get("target_portals"):
-        portals, targets = properties["target_portals"], properties["target_iqns"]
-        luns = properties["target_luns"]
-    else:
-        portals, targets = [properties["target_portal"]], [properties["target_iqn"]]
-        luns = [properties["target_lun"]]
-    for portal, target, lun in zip(portals, targets, luns, strict=True):
-        yield Path(portal, target, int(lun))
+    for way in ways(properties):
+        yield Path(way.portal, way.target, way.lun)
 
 
 def _targets(given: Mapping[str, Any] | str) -> list[str]:
@@ -216,29 +205,20 @@ def _authentication(
 ) -> dict[str, str]:
     name = properties.get("auth_username") if username is None else username
     secret = properties.get("auth_password") if password is None else password
-    if not (name and secret):
-        return {"node.session.auth.authmethod": "None"}
-    record = {
-        "node.session.auth.authmethod": properties.get("auth_method") or "CHAP",
-        "node.session.auth.username": name,
-        "node.session.auth.password": secret,
-    }
-    if properties.get("mutual_auth_username"):
-        record["node.session.auth.username_in"] = properties["mutual_auth_username"]
-        record["node.session.auth.password_in"] = properties["mutual_auth_password"]
-    return record
+    given = {key: properties.get(key) for key in (*MUTUAL, "auth_method")}
+    # Without a name there is no authentication, whatever the secret.
+    return authentication({**given, "auth_username": name, "auth_password": name and secret})
 
 
 def _record(way: Path, settings: Mapping[str, str]) -> str:
     """What open-iscsi does not find in it, it takes from iscsid.conf."""
-    host, _, port = way.portal.rpartition(":")
     values = {
         "node.name": way.target,
         "node.startup": "manual",
         "iface.iscsi_ifacename": "default",
         "iface.transport_name": "tcp",
-        "node.conn[0].address": host.strip("[]"),
-        "node.conn[0].port": port,
+        "node.conn[0].address": way.address,
+        "node.conn[0].port": way.port,
         "node.conn[0].startup": "manual",
         **settings,
     }
