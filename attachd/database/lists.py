@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Select, Table, select, tuple_
+from sqlalchemy import Column, ColumnElement, Select, Table, literal, select, tuple_
 
 from attachd.database.schema import attachments, snapshots, volumes
 from attachd.model import (
@@ -86,7 +86,10 @@ def paged(
     key = sort_column(table, page)
     statement = select(*columns).where(*where)
     if page.marker is not None:
-        here, marker = tuple_(key, table.c.id), tuple_(after, page.marker)
+        here, marker = (
+            tuple_(key, table.c.id),
+            tuple_(literal(after, key.type), literal(page.marker)),
+        )
         statement = statement.where(here < marker if page.descending else here > marker)
     order = (key.desc(), table.c.id.desc()) if page.descending else (key, table.c.id)
     return statement.order_by(*order).limit(page.limit).offset(page.offset or None)
