@@ -375,7 +375,8 @@ def test_it_goes_through_all_from_time_to_time(site: Site, quick: None) -> None:
     with running(site.service, interval_seconds=0.1):
         for number in range(3):
             by_hand(site.driver, volume_id, f"stray-{number}")
-            until(lambda: not site.connections(volume_id))
+            # Its target goes last.
+            until(lambda: not site.exported(volume_id))
 
 
 class TwoHosts:

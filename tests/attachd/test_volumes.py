@@ -8,19 +8,30 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from targetd_driver import NoSpace, Refused
+from targetd_driver import (
+    DriverError,
+    Forbidden,
+    InvalidInput,
+    Late,
+    NoSpace,
+    NotFound,
+    Refused,
+    Unavailable,
+)
 from targetd_driver import volumes as driver
 
-from attachd import errors
+from attachd import errors, outcomes
 from attachd.model import (
     AttachStatus,
     NewVolume,
     Page,
+    SnapshotStatus,
     Volume,
     VolumeFilter,
     VolumeStatus,
 )
 from attachd.placement import GIBIBYTE
+from attachd.unfinished import Unfinished
 from attachd.volumes import SIZE_GIB_MAX
 from tests.attachd.faults import (
     Fault,
@@ -207,6 +218,29 @@ def test_a_creation_that_is_refused_later_is_an_error(site: Site) -> None:
         site.service.volumes.get(CALLER, made.id)
 
 
+def test_what_somebody_else_has_done_is_not_done_again(site: Site) -> None:
+    made, service = create(site, thin()), site.service
+    unfinished, before = Unfinished(service.claims, service.hosts), site.record(made.id)
+    for status in (VolumeStatus.DELETING, VolumeStatus.EXTENDING, VolumeStatus.CREATING):
+        assert unfinished.volume(replace(made, status=status, size_gib=2))
+    assert site.record(made.id) == before
+    assert there(site)[made.id].size_bytes == GIBIBYTE
+    snapshot = service.snapshots.create(CALLER, made.id)
+    unfinished.snapshot(replace(snapshot, status=SnapshotStatus.DELETING))
+    assert service.snapshots.get(CALLER, snapshot.id).status is SnapshotStatus.AVAILABLE
+
+
+@pytest.mark.parametrize("kind", [Refused, NotFound, NoSpace, InvalidInput])
+def test_only_the_hosts_own_refusal_is_final(kind: type[DriverError]) -> None:
+    assert outcomes.is_final(kind("no", answered=True))
+    assert not outcomes.is_final(kind("no"))
+
+
+@pytest.mark.parametrize("kind", [Unavailable, Late, Forbidden, DriverError])
+def test_what_may_change_by_itself_is_not_final(kind: type[DriverError]) -> None:
+    assert not outcomes.is_final(kind("no", answered=True))
+
+
 # From a source
 
 
@@ -228,7 +262,10 @@ def test_a_copy_stays_creating_until_it_is_whole(site: Site) -> None:
     with long_work_held(site):
         made = site.service.volumes.create(CALLER, thick(None, source_volume_id=source.id))
         assert made.status is VolumeStatus.CREATING
+        before = site.record(made.id)
         assert site.service.reconciler.run(HOST).waits
+        # It is looked at often: nothing is written as long as nothing changes.
+        assert site.record(made.id) == before
         said = site.service.volumes.explain(CALLER, made.id)
         assert any("copying from its source, 0 % done" in line for line in said)
         operation_id = there(site)[made.id].operation_id
