@@ -142,7 +142,7 @@ class Hosts:
                     raise InUse(f"{spec.endpoint} is storage host {other.name} already")
             host_records.put(connection, host)
         self.refresh()
-        return self._get(spec.name).record
+        return self._counted([self._get(spec.name).record])[0]
 
     def _refuse_another(self, spec: HostSpec, driver: TargetdDriver) -> None:
         """A host that lost its state has another identity; its volumes say that it is the same."""
@@ -161,18 +161,29 @@ class Hosts:
     def list(self) -> Sequence[StorageHost]:
         """By name; whether each is reachable, as far as this process has asked."""
         self.refresh()
-        return [known.shown() for known in self._all()]
+        return self._counted([known.shown() for known in self._all()])
 
     def look(self) -> Sequence[StorageHost]:
         """As ``list``, all asked now."""
         self.refresh()
         known = self._all()
         seen = all_figures((one.figures for one in known), usable_seconds=0)
-        return [
+        asked = [
             replace(one.record, reachable=not found.failure, reason=found.failure)
             for one in known
             for found in (seen[one.record.name],)
         ]
+        return self._counted(asked)
+
+    def names(self) -> Sequence[str]:
+        self.refresh()
+        return [known.record.name for known in self._all()]
+
+    def _counted(self, hosts: Sequence[StorageHost]) -> Sequence[StorageHost]:
+        """With the number of their volumes, which takes longer the more there are."""
+        with self._database.reading() as connection:
+            counts = host_records.volume_counts(connection)
+        return [replace(host, volumes=counts.get(host.name, 0)) for host in hosts]
 
     def drain(self, name: str) -> None:
         """Nothing new is placed there; what it has is served. Raises NotFound."""

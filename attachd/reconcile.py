@@ -229,7 +229,7 @@ class Reconciler:
 
     def _look(self) -> None:
         self.expire_leases()
-        self._serve_hosts([one.name for one in self._hosts.list()])
+        self._serve_hosts(self._hosts.names())
 
     def _serve_hosts(self, names: Sequence[str]) -> None:
         for name in names:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from attachd import clock
@@ -13,16 +12,25 @@ from attachd.database import rows
 from attachd.database.schema import hosts, volumes
 from attachd.model import HostState, StorageHost
 
+_LIVE = select(hosts).where(hosts.c.delete_time.is_(None))
+
 
 def every(connection: Connection) -> Sequence[StorageHost]:
-    """By name, each with the number of its volumes."""
-    found = connection.execute(_selected().order_by(hosts.c.name))
+    """By name. Their volumes are not counted."""
+    found = connection.execute(_LIVE.order_by(hosts.c.name))
     return [rows.host_of(row) for row in found.mappings()]
 
 
 def named(connection: Connection, name: str) -> StorageHost | None:
-    row = connection.execute(_selected().where(hosts.c.name == name)).mappings().one_or_none()
+    """Its volumes are not counted."""
+    row = connection.execute(_LIVE.where(hosts.c.name == name)).mappings().one_or_none()
     return rows.host_of(row) if row else None
+
+
+def volume_counts(connection: Connection) -> Mapping[str, int]:
+    """By host; takes longer the more volumes there are."""
+    count = select(volumes.c.host, func.count()).where(volumes.c.delete_time.is_(None))
+    return {host: number for host, number in connection.execute(count.group_by(volumes.c.host))}
 
 
 def state(connection: Connection, name: str, change: bool = False) -> HostState | None:
@@ -69,11 +77,3 @@ def volume_ids(connection: Connection, name: str) -> Sequence[str]:
         .order_by(volumes.c.id)
     )
     return found.scalars().all()
-
-
-def _selected() -> Select[Any]:
-    count = select(func.count()).where(
-        volumes.c.host == hosts.c.name, volumes.c.delete_time.is_(None)
-    )
-    columns = [*hosts.c, count.scalar_subquery().label("volumes")]
-    return select(*columns).where(hosts.c.delete_time.is_(None))

@@ -162,12 +162,12 @@ def snapshot_values(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def host_of(row: RowMapping) -> StorageHost:
-    """With its count of volumes."""
+    """Its volumes are not counted."""
     return StorageHost(
         name=row["name"],
         endpoint=row["endpoint"],
         state=HostState(row["state"]),
-        volumes=row["volumes"],
+        volumes=0,
         lock_domain_id=row["lock_domain_id"],
     )
 

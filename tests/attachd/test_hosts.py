@@ -173,6 +173,8 @@ def test_draining_and_resuming(hosts: Hosts, both: Backings) -> None:
 def test_a_host_with_volumes_is_not_removed(process: Process, both: Backings) -> None:
     hosts = process.hosts
     volume_id = record_volume(process, "a")
+    assert [one.volumes for one in hosts.list()] == [1, 0]
+    assert [one.volumes for one in hosts.look()] == [1, 0]
     with pytest.raises(errors.InUse, match=rf"1 volume \({volume_id}\).*drain a"):
         hosts.remove("a")
     with process.records.writing() as changes:
