@@ -194,7 +194,7 @@ class Claims:
         self.instance = instance
         self.hold_seconds = hold_seconds
         self.wait_seconds = wait_seconds
-        self._turns = Turns(records.clock)
+        self.turns = Turns(records.clock)
 
     @contextmanager
     def hold(
@@ -217,7 +217,7 @@ class Claims:
                     step.replace(attachment)
         """
         wait_seconds = self.wait_seconds if wait_seconds is None else wait_seconds
-        with self._turns.taken(volume_id, purpose, wait_seconds):
+        with self.turns.taken(volume_id, purpose, wait_seconds):
             claim = Claim(self, volume_id, purpose, caller, wait_seconds)
             try:
                 yield claim
@@ -236,7 +236,7 @@ class Claims:
         """For an operation of one transaction. Raises what ``hold`` and ``begin`` do."""
         wait_seconds = self.wait_seconds if wait_seconds is None else wait_seconds
         with (
-            self._turns.taken(volume_id, purpose, wait_seconds),
+            self.turns.taken(volume_id, purpose, wait_seconds),
             self.opened(volume_id, caller, wait_seconds) as step,
         ):
             yield step

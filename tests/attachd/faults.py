@@ -66,11 +66,14 @@ class Hang:
 
 
 class FaultyDrivers:
-    """``faults["initialize_connection"].append(late_done)``: for the next call of that name."""
+    """``faults["initialize_connection"].append(late_done)``: for the next call of that name.
+
+    None lets one go through.
+    """
 
     def __init__(self, real: Drivers) -> None:
         self._real = real
-        self.faults = defaultdict[str, deque[Fault]](deque)
+        self.faults = defaultdict[str, deque[Fault | None]](deque)
         # Names of the calls that were made, also those that failed.
         self.calls: list[str] = []
 

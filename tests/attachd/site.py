@@ -93,9 +93,9 @@ class Site:
 
     # Processes
 
-    def start(self, wait_seconds: float = 30) -> Service:
-        """One more process over the same records."""
-        service = Service(self.database, self.clock, wait_seconds)
+    def start(self, wait_seconds: float = 30, database: Database | None = None) -> Service:
+        """One more process over the same records, with connections of its own or the site's."""
+        service = Service(database or self.database, self.clock, wait_seconds)
         self._services.append(service)
         return service
 
