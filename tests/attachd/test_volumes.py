@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from targetd_driver import (
     DriverError,
     Forbidden,
@@ -54,6 +56,7 @@ from tests.attachd.site import (
     connector,
     long_work_held,
 )
+from tests.callers import at_once
 
 Call = Callable[..., Any]
 NOBODYS = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
@@ -677,3 +680,94 @@ def test_what_the_host_does_not_have_is_explained(site: Site) -> None:
     site.driver.volumes.delete(made.id)
     said = site.service.volumes.explain(CALLER, made.id)
     assert said[-1] == f"storage host {HOST} has no such volume"
+
+
+# However many there are
+
+
+def statements_of(site: Site) -> dict[str, int]:
+    """How many each call sends to the database."""
+    counted: list[str] = []
+    found = dict[str, int]()
+
+    def count(*details: Any) -> None:
+        counted.append(details[2])
+
+    @contextmanager
+    def counting(name: str) -> Iterator[None]:
+        counted.clear()
+        yield
+        found[name] = len(counted)
+
+    volumes, snapshots = site.service.volumes, site.service.snapshots
+    event.listen(site.database.engine, "before_cursor_execute", count)
+    try:
+        with counting("create"):
+            made = volumes.create(CALLER, NewVolume(1))
+        with counting("get"):
+            volumes.get(CALLER, made.id)
+        with counting("list"):
+            volumes.list(CALLER, VolumeFilter(), Page(limit=5))
+        with counting("extend"):
+            volumes.extend(CALLER, made.id, 2)
+        with counting("snapshot"):
+            snapshot = snapshots.create(CALLER, made.id)
+        with counting("delete snapshot"):
+            snapshots.delete(CALLER, snapshot.id)
+        with counting("delete"):
+            volumes.delete(CALLER, made.id)
+        with counting("reconcile"):
+            site.service.reconciler.run(HOST)
+    finally:
+        event.remove(site.database.engine, "before_cursor_execute", count)
+    return found
+
+
+def test_the_number_of_statements_does_not_grow(site: Site) -> None:
+    first = statements_of(site)
+    for _ in range(20):
+        create(site, thin())
+    assert statements_of(site) == first
+
+
+# At once
+
+
+def test_many_are_made_and_deleted_at_once(site: Site) -> None:
+    volumes = site.service.volumes
+    made = at_once(lambda _: volumes.create(CALLER, NewVolume(1)), range(16))
+    assert {one.status for one in made} == {VolumeStatus.AVAILABLE}
+    assert set(there(site)) == {one.id for one in made}
+    at_once(lambda one: volumes.delete(CALLER, one.id), made)
+    assert there(site) == {} and site.service.records.volumes_of_host(HOST) == []
+
+
+def test_one_is_deleted_extended_and_copied_at_once(site: Site) -> None:
+    made = create(site, thin())
+    services = [site.service, site.start()]
+
+    def work(number: int) -> str:
+        volumes, snapshots = services[number % 2].volumes, services[number % 2].snapshots
+        calls = (
+            lambda: volumes.delete(CALLER, made.id),
+            lambda: volumes.extend(CALLER, made.id, 2 + number),
+            lambda: snapshots.create(CALLER, made.id),
+            lambda: volumes.create(CALLER, NewVolume(None, source_volume_id=made.id)),
+        )
+        try:
+            calls[number % 4]()
+        except errors.AttachError as error:
+            return type(error).__name__
+        return "done"
+
+    answers = at_once(work, range(16))
+    assert set(answers) <= {"done", "NotFound", "InUse", "WrongStatus", "Invalid", "HostRefused"}
+    records = {one.id: one for one in site.service.records.volumes_of_host(HOST)}
+    assert {one.status for one in records.values()} <= {VolumeStatus.AVAILABLE}
+    seen = there(site)
+    assert seen.keys() == records.keys()
+    assert {id_: one.size_bytes // GIBIBYTE for id_, one in seen.items()} == {
+        id_: one.size_gib for id_, one in records.items()
+    }
+    snapshots = {one.snapshot_id for one in site.driver.snapshots.list()}
+    assert snapshots == {one.id for one in site.service.records.snapshots_of(made.id)}
