@@ -142,14 +142,14 @@ class Service:
         self._watchdog = Watchdog(proofs.of(self.server), self.status)
 
     def _served(self, config: Config) -> Server:
-        application = Application(
+        self.application = Application(
             self.site.services,
             self.site.identity(),
             config.threads,
             self.site.check,
             config.public_url,
         )
-        return Server(config, application, config.host_timeout_seconds + STOP_GRACE_SECONDS)
+        return Server(config, self.application, config.host_timeout_seconds + STOP_GRACE_SECONDS)
 
     def start(self) -> None:
         """Raises StartError."""

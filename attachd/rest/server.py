@@ -36,10 +36,11 @@ class Server:
         self._application = application
         self.listeners: list[Listener] = []
         self._path: Path | None = None
+        context = _tls_context(config.tls) if config.tls else None
         try:
             if config.address is not None:
                 bound = _tcp(*config.address)
-                self.listeners.append(Listener(bound, application, stop_seconds, config.tls))
+                self.listeners.append(Listener(bound, application, stop_seconds, context))
             if config.socket is not None:
                 bound = _unix(config.socket)
                 self._path = config.socket
@@ -47,6 +48,7 @@ class Server:
         except StartError:
             self._close()
             raise
+        self._tls, self._context = config.tls, context
 
     @property
     def port(self) -> int:
@@ -70,8 +72,11 @@ class Server:
 
     def reload(self) -> None:
         """Take the files of TLS as they are now. Raises StartError, and the old stay."""
-        for listener in self.listeners:
-            listener.reload()
+        if self._tls is None or self._context is None:
+            return
+        # First into another one: half a pair must not replace a whole one.
+        _tls_context(self._tls)
+        self._context.load_cert_chain(self._tls.certificate, self._tls.key)
 
     def addresses(self) -> Sequence[str]:
         return [listener.address for listener in self.listeners]
@@ -92,12 +97,10 @@ class Listener:
         bound: socket.socket,
         application: Application,
         stop_seconds: int,
-        tls: TlsFiles | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.bound = bound
-        self._tls = tls
-        self.with_tls = tls is not None
-        self._context = context = _tls_context(tls) if tls else None
+        self.with_tls = context is not None
         config = uvicorn.Config(
             application,
             http=PatientProtocol,
@@ -141,13 +144,6 @@ class Listener:
     def stop(self) -> None:
         if self._thread.ident is not None:
             self._thread.join()
-
-    def reload(self) -> None:
-        if self._tls is None or self._context is None:
-            return
-        # First into another one: half a pair must not replace a whole one.
-        _tls_context(self._tls)
-        self._context.load_cert_chain(self._tls.certificate, self._tls.key)
 
 
 def _tls_context(files: TlsFiles) -> ssl.SSLContext:
