@@ -37,12 +37,13 @@ class Process:
 @contextmanager
 def storage(*names: str) -> Iterator[Mapping[str, SimulatedBacking]]:
     with ExitStack() as stack:
-        stack.enter_context(patch("tests.hosts.SIMULATED_POOL_BYTES", POOL_BYTES))
         backings = {}
         for name in names:
             # In memory: what is tested here is not durability, and each change is flushed.
             folder = stack.enter_context(TemporaryDirectory(dir="/dev/shm"))
-            backings[name] = SimulatedBacking(Path(folder))
+            # Other tests have smaller pools.
+            with patch("tests.hosts.SIMULATED_POOL_BYTES", POOL_BYTES):
+                backings[name] = SimulatedBacking(Path(folder))
             stack.callback(backings[name].close)
         yield backings
 
