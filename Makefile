@@ -16,7 +16,7 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
 CODE := targetd attachd drivers lab tests package
 
-PARTS := lab-crashes lab-contract lab-service lab-others
+PARTS := lab-crashes lab-contract lab-service lab-attachd lab-others
 .PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages deb install uninstall \
     install-attachd uninstall-attachd clean help
 
@@ -26,7 +26,7 @@ help:
 demo: packages $(VENV)/ready
 	@$(PYTHON) -m lab.demo
 
-test: packages $(VENV)/ready lint types unit contract lab-test
+test: packages $(VENV)/ready lint types unit contract attachd lab-test
 
 soak: packages $(VENV)/ready
 	@$(PYTHON) -m lab.soak --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
@@ -77,6 +77,10 @@ unit: $(VENV)/ready build/promtool
 contract: $(VENV)/ready
 	$(PYTHON) -m pytest tests/contract -m "not lab"
 
+.PHONY: attachd
+attachd: $(VENV)/ready build/clients/ready
+	$(PYTHON) -m pytest tests/attachd
+
 # Each part has labs of its own; the storage host of each wants a processor for itself.
 AT_ONCE := $(shell [ "$$(nproc)" -gt 3 ] && echo 3 || echo 2)
 lab-test: packages $(VENV)/ready build/initiator build/clients/ready build/brick/ready
@@ -96,6 +100,11 @@ CRASHES := test_daemon.py test_power_cuts.py test_lost_writes.py
 lab-crashes:
 	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
 
+ATTACHD := test_attachd.py test_attachd_docs.py test_attachd_package.py test_local_attach.py
+
+lab-attachd:
+	$(PYTHON) -m pytest $(ATTACHD:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
+
 SERVICE := test_operator_docs.py test_package.py test_readme.py test_service.py
 
 lab-service:
@@ -103,7 +112,7 @@ lab-service:
 
 lab-others:
 	$(PYTHON) -m pytest tests/lab $(CRASHES:%=--ignore=tests/lab/%) \
-	    $(SERVICE:%=--ignore=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
+	    $(ATTACHD:%=--ignore=tests/lab/%) $(SERVICE:%=--ignore=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
 
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)

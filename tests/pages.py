@@ -9,8 +9,11 @@ from pathlib import Path
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 INDEX = (DOCS / "README.md").read_text(encoding="utf-8")
+_LISTED = re.compile(r"^\| \[(\S+\.md)\]", re.MULTILINE)
+_OF_TARGETD, _, _OF_ATTACHD = INDEX.partition("\n## attachd\n")
 # In the order in which they are read.
-PAGES = re.findall(r"^\| \[(\S+\.md)\]", INDEX, re.MULTILINE)
+PAGES = _LISTED.findall(_OF_TARGETD)
+ATTACHD_PAGES = _LISTED.findall(_OF_ATTACHD)
 
 
 @dataclass(frozen=True)
