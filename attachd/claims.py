@@ -27,8 +27,17 @@ from attachd.database.schema import volumes
 from attachd.errors import Busy, NotFound, OutcomeUnknown, RecordsUnavailable
 from attachd.model import Attachment, Caller, Volume, VolumeStatus
 
-# Longer than all calls to a storage host that one operation makes, each with its deadline.
-HOLD_SECONDS = 180.0
+# Of one operation to a storage host: a move that is refused, and undone.
+CALLS_MAX = 5
+MARGIN_SECONDS = 30.0
+
+
+def hold_seconds(timeout_seconds: float) -> float:
+    """Longer than any operation takes whose calls to a storage host have that deadline."""
+    return CALLS_MAX * timeout_seconds + MARGIN_SECONDS
+
+
+HOLD_SECONDS = hold_seconds(30.0)
 WAIT_SECONDS = 30.0
 # Between two looks at a claim of another process: doubled each time.
 LOOK_SECONDS, LOOK_SECONDS_MAX = 0.005, 0.25

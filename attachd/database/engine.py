@@ -140,8 +140,8 @@ def _translated(url: str) -> Iterator[None]:
         if not _is_outage(error):
             raise
         raise RecordsUnavailable(
-            f"the database {url} does not answer ({type(error.orig).__name__}); what had been "
-            "begun is gone on with when it does: try again later"
+            f"the database {url} does not answer ({_cause(error)}); what had been begun is gone on "
+            "with when it does: try again later"
         ) from error
     except PoolExhausted as error:
         raise RecordsUnavailable(
@@ -151,3 +151,8 @@ def _translated(url: str) -> Iterator[None]:
 
 def _is_outage(error: DBAPIError) -> bool:
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+
+
+def _cause(error: DBAPIError) -> str:
+    # SQLite says whether its disk is full; others may say to whom they could not connect as whom.
+    return str(error.orig if isinstance(error.orig, sqlite3.Error) else type(error.orig).__name__)

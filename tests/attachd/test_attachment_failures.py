@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from attachd import errors
 from attachd.model import AttachStatus, VolumeStatus
@@ -268,3 +272,55 @@ def test_a_volume_that_the_host_has_not_can_be_detached(site: Site) -> None:
     site.driver.volumes.delete(volume_id)
     site.service.attachments.delete(CALLER, made.id)
     assert site.attachment(made.id) is None
+
+
+# The database
+
+
+@contextmanager
+def full_disk(site: Site, which: int) -> Iterator[None]:
+    """The n-th transaction from now is not committed."""
+    seen = 0
+
+    def commit(_connection: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == which:
+            error = sqlite3.OperationalError("database or disk is full")
+            raise OperationalError("COMMIT", (), error)
+
+    event.listen(site.database.engine, "commit", commit)
+    try:
+        yield
+    finally:
+        event.remove(site.database.engine, "commit", commit)
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_an_attach_that_cannot_be_recorded_is_undone(site: Site, which: int) -> None:
+    volume_id = site.volume(multiattach=True)
+    unharmed = peer(site, volume_id)
+    with (
+        full_disk(site, which),
+        pytest.raises(errors.RecordsUnavailable, match="disk is full"),
+    ):
+        site.service.attachments.create(CALLER, volume_id, connector=connector())
+    # There was a record before there was access.
+    recorded = {one.id for one in site.record(volume_id).attachments}
+    assert set(site.connections(volume_id)) <= recorded
+    assert site.record(volume_id).claim is None
+    site.service.settle()
+    assert len(site.record(volume_id).attachments) == 1
+    unharmed()
+    site.agree(volume_id)
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_a_removal_that_cannot_be_recorded_is_gone_on_with(site: Site, which: int) -> None:
+    volume_id = site.volume()
+    made = in_use(site, volume_id)
+    with full_disk(site, which), pytest.raises(errors.RecordsUnavailable):
+        site.service.attachments.delete(CALLER, made.id)
+    site.service.settle()
+    assert (site.attachment(made.id) is None) == (which == 2)
+    site.agree(volume_id)

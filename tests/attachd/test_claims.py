@@ -208,7 +208,7 @@ def test_threads_have_their_turns_as_they_came() -> None:
             threads.append(threading.Thread(target=take, args=(number,)))
             threads[-1].start()
             while turns.waiting(VOLUME) <= number:
-                pass
+                assert threads[-1].is_alive()
         assert seen == []
     for thread in threads:
         thread.join(WAIT_SECONDS)
