@@ -170,6 +170,15 @@ for _table in (volumes, attachments, snapshots):
     _index(f"{_table.name}_of_project", _table.c.project_id, _table.c.create_time, _table.c.id)
     _index(f"{_table.name}_by_age", _table.c.create_time, _table.c.id)
 
+# What clients look for, in the order of the pages; SQLite takes the last of those that fit.
+_index("volumes_of_name", volumes.c.name, volumes.c.create_time, volumes.c.id)
+_index(
+    "volumes_of_status",
+    volumes.c.project_id,
+    volumes.c.status,
+    volumes.c.create_time,
+    volumes.c.id,
+)
 _index("volumes_of_host", volumes.c.host, volumes.c.id)
 _index("volumes_unfinished", volumes.c.status, only=VOLUME_UNFINISHED)
 _index("snapshots_of_volume", snapshots.c.volume_id)
@@ -180,6 +189,8 @@ _index(
 _index(
     "attachments_of_instance",
     attachments.c.instance_uuid,
+    attachments.c.create_time,
+    attachments.c.id,
     only=attachments.c.instance_uuid.is_not(None),
 )
 _index("attachments_unfinished", attachments.c.attach_status, only=ATTACHMENT_UNFINISHED)

@@ -64,6 +64,8 @@ def _volumes() -> None:
         sa.PrimaryKeyConstraint("id", name="volumes_pk"),
     )
     _list_indexes("volumes")
+    _index("volumes_of_name", "volumes", ["name", "create_time", "id"])
+    _index("volumes_of_status", "volumes", ["project_id", "status", "create_time", "id"])
     _index("volumes_of_host", "volumes", ["host", "id"])
     unfinished = "status IN ('creating', 'extending', 'deleting')"
     _index("volumes_unfinished", "volumes", ["status"], f"{LIVE} AND {unfinished}")
@@ -93,9 +95,10 @@ def _attachments() -> None:
     )
     _list_indexes("attachments")
     _index("attachments_of_volume", "attachments", ["volume_id", "create_time", "id"])
-    for name, column in (("instance", "instance_uuid"), ("lease", "lease_end_time")):
-        where = f"{LIVE} AND {column} IS NOT NULL"
-        _index(f"attachments_of_{name}", "attachments", [column], where)
+    instance = ["instance_uuid", "create_time", "id"]
+    for name, columns in (("instance", instance), ("lease", ["lease_end_time"])):
+        where = f"{LIVE} AND {columns[0]} IS NOT NULL"
+        _index(f"attachments_of_{name}", "attachments", columns, where)
     unfinished = "attach_status IN ('attaching', 'detaching', 'error_attaching', 'error_detaching')"
     _index("attachments_unfinished", "attachments", ["attach_status"], f"{LIVE} AND {unfinished}")
 
