@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,8 @@ def volume_id(api: Api) -> str:
 def test_a_reservation(api: Api, volume_id: str) -> None:
     instance = str(uuid.uuid4())
     # Some clients send nothing for a connector, some null, some an empty one.
-    for nothing in ({}, {"connector": None}, {"connector": {}}):
+    nothings: list[dict[str, Any]] = [{}, {"connector": None}, {"connector": {}}]
+    for nothing in nothings:
         body = {"attachment": {"volume_uuid": volume_id, "instance_uuid": instance, **nothing}}
         answer = api.ask("POST", "attachments", body)
         assert answer.status_code == 200
@@ -179,7 +181,8 @@ def test_only_what_is_connected_is_completed(api: Api, volume_id: str) -> None:
     path = f"attachments/{attachment_id}/action"
     refused(api.ask("POST", path, {"os-complete": None}), 400, "badRequest")
     assert "os-complete" in refused(api.ask("POST", path, {"os-finish": None}), 400, "badRequest")
-    for body in ({}, {"os-complete": None, "more": None}, []):
+    bodies: list[Any] = [{}, {"os-complete": None, "more": None}, []]
+    for body in bodies:
         refused(api.ask("POST", path, body), 400, "badRequest")
 
 

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -145,14 +146,15 @@ def test_the_address_is_of_the_tokens_project(one: Api, admin: Api) -> None:
 
 def test_some_things_are_for_admins(one: Api, admin: Api) -> None:
     volume_id = one.volume()["id"]
-    for method, path, body in [
+    calls: list[tuple[str, str, Any]] = [
         ("GET", "os-services", None),
         ("GET", "scheduler-stats/get_pools", None),
         ("GET", "os-quota-sets/two", None),
         ("POST", f"volumes/{volume_id}/action", {"os-reset_status": {"status": "available"}}),
         ("POST", f"volumes/{volume_id}/action", {"os-force_detach": {}}),
         ("POST", f"volumes/{volume_id}/action", {"os-force_delete": {}}),
-    ]:
+    ]
+    for method, path, body in calls:
         refused(one.ask(method, path, body), 403, "forbidden")
         assert admin.ask(method, path, body).is_success, path
     assert one.get("os-quota-sets/one")

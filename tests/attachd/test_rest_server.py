@@ -71,7 +71,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 def is_served(place: Served, channel: socket.socket) -> bool:
     state = place.service.server.listeners[0]._server.server_state
-    return channel.getsockname() in [one.client for one in list(state.connections)]
+    clients = [getattr(one, "client", None) for one in list(state.connections)]
+    return channel.getsockname() in clients
 
 
 # What is too much
