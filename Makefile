@@ -17,7 +17,7 @@ export PYTHONPATH := .:drivers
 CODE := targetd attachd drivers lab tests package
 
 PARTS := lab-crashes lab-contract lab-service lab-attachd lab-others
-.PHONY: demo test soak lint types stubs stubs-check unit contract manager lab-test $(PARTS) bench format lock packages deb install uninstall \
+.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages deb install uninstall \
     install-attachd uninstall-attachd clean help
 
 help:
