@@ -23,7 +23,7 @@ PROGRAMS = "/usr/sbin:/usr/bin:/sbin:/bin"
 COMMAND_SECONDS = 180.0
 # What no session of the lab's own is among.
 LEFT = """\
-ls -d /dev/sd* /etc/iscsi/nodes/* /run/lock/targetd-local* 2>/dev/null
+ls -d /dev/sd* /etc/iscsi/nodes/* /run/targetd-local/* 2>/dev/null
 dmsetup ls --target multipath | grep -v '^No devices found$'
 iscsiadm -m session 2>/dev/null
 grep -v '^#' /etc/multipath/wwids
@@ -145,7 +145,9 @@ class AttachingHost:
     def holds(self, device: str, path: Path) -> bool:
         """Whether a disk begins with the content of the file."""
         size = str(path.stat().st_size)
-        compared = ["cmp", "-n", size, str(path), device]
         # Not what was written a moment ago, still in memory.
         self.node.run(["blockdev", "--flushbufs", device])
-        return self.node.run(compared, check=False).status == 0
+        compared = self.node.run(["cmp", "-n", size, str(path), device], check=False)
+        if compared.status > 1:
+            raise LabError(compared.stderr)
+        return compared.status == 0

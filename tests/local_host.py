@@ -50,7 +50,7 @@ class FolderKernel(Kernel):
         super().__init__(root)
         self.serials: dict[str, str] = {}
         self._number = 0
-        for folder in ("run/lock", "proc/self/ns", "etc/iscsi", "sys/class/block"):
+        for folder in ("run", "proc/self/ns", "etc/iscsi", "sys/class/block"):
             (root / folder).mkdir(parents=True)
         (root / "proc/self/ns/mnt").symlink_to("mnt:[1]")
         (root / "proc/self/mountinfo").write_text("")
@@ -81,6 +81,11 @@ class FolderKernel(Kernel):
         """All sessions, as when the targets have shut this host out."""
         for state in self.root.glob("sys/class/iscsi_session/*/state"):
             state.write_text("FAILED")
+
+    def boot(self) -> None:
+        """Sessions and disks have gone; files have not."""
+        for folder in (*self.root.glob("sys/class/iscsi_session/*"), *self.block.iterdir()):
+            shutil.rmtree(folder)
 
     def assemble(self, wwid: str) -> None:
         for disk in self.block.glob("sd*"):
@@ -270,7 +275,7 @@ class FolderHost:
     def left(self) -> list[object]:
         """Whatever an attachment brings with it."""
         disks = [path.name for path in self.kernel.block.iterdir()]
-        locks = list((self.kernel.root / "run/lock").iterdir())
+        locks = list((self.kernel.root / "run").glob("*/*"))
         return [*self.kernel.sessions(), *disks, *self.records, *locks, *self.attachd.all]
 
 

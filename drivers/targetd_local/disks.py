@@ -78,10 +78,14 @@ class Disks:
         serials = {self._kernel.serial(disk) for disk in session.disks.values()}
         return serials <= {volume_id, ""}
 
+    def is_known(self, volume_id: str) -> bool:
+        """Whether this host has logged in to it, or tried to, and it was not detached since."""
+        return bool(self.iscsi.recorded(volume_id) or self.sessions(volume_id))
+
     # Coming
 
     def connect(self, volume_id: str, properties: Mapping[str, Any], multipath: bool) -> LocalDisk:
-        """Log in and wait for the disk; what a failure leaves, ``let_go`` removes.
+        """Log in and wait for the disk; what a failure leaves, ``let_go`` and ``forget`` remove.
 
         Raises LoginFailed, DiskMissing, WrongDisk.
         """
@@ -233,9 +237,8 @@ class Disks:
     # Going
 
     def let_go(self, volume_id: str, targets: Iterable[str] = ()) -> bool:
-        """Flush, remove the disk, log out and forget the target; whatever of that is left to do.
-        Says whether there was anything. ``targets`` are those that attachd names, whatever
-        their disks say.
+        """Flush, remove the disk and log out; whatever of that is left to do. Says whether there
+        was anything. ``targets`` are those that attachd names, whatever their disks say.
 
         Raises InUse, and then nothing has changed.
         """
@@ -256,10 +259,12 @@ class Disks:
         self._remove(disks)
         for session in sessions:
             self.iscsi.log_out(session)
-        named = {*known, *self.iscsi.recorded(volume_id), *(one.target for one in sessions)}
-        for target in sorted(named):
-            self.iscsi.forget(target)
         return bool(sessions or over)
+
+    def forget(self, volume_id: str, targets: Iterable[str] = ()) -> None:
+        """Remove open-iscsi's records of it, which say that it is attached to this host."""
+        for target in sorted({*targets, *self.iscsi.recorded(volume_id)}):
+            self.iscsi.forget(target)
 
     def _over(self, volume_id: str, disks: Iterable[str]) -> list[str]:
         """The multipath device over the disks, also when its paths have all gone."""

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -133,7 +132,7 @@ class OpenIscsi:
         raise NotPossible(f"{path} has no line InitiatorName=iqn...; see iscsi-iname(8)")
 
     def log_in(self, way: Way, properties: Mapping[str, Any]) -> Session:
-        """Raises LoginFailed; then no record of it is left."""
+        """Raises LoginFailed. Its record stays in any case, until ``forget``."""
         settings = {
             # One more try: a portal that does not answer must not hold up the others for minutes.
             "node.session.initial_login_retry_max": "1",
@@ -148,8 +147,6 @@ class OpenIscsi:
                 ["iscsiadm", *_node(way), "--login"], (0, SESSION_EXISTS), LOGIN_SECONDS
             )
         except ProgramFailed as error:
-            with suppress(ProgramFailed):
-                self._forget(way)
             why = "the target let this host not in" if error.status == REFUSED else str(error)
             raise LoginFailed(f"{way.target} at {way.portal}: {why}") from error
         for session in self._kernel.sessions_of({way.target}):
@@ -171,9 +168,6 @@ class OpenIscsi:
             folder = self._root / records / way.target
             for found in folder.glob(f"{way.address},{way.port}*"):
                 yield from [found] if found.is_file() else found.iterdir()
-
-    def _forget(self, way: Way) -> None:
-        self._programs.run(["iscsiadm", *_node(way), "--op", "delete"], (0, NO_RECORDS))
 
     def recorded(self, volume_id: str) -> set[str]:
         """The targets of a volume that open-iscsi has records of."""

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from targetd_local import connector
@@ -22,7 +22,7 @@ from targetd_local.errors import (
     Refused,
     Unreachable,
 )
-from targetd_local.iscsi import targets_of
+from targetd_local.iscsi import targets_of, ways
 from targetd_local.kernel import Kernel
 from targetd_local.lock import locked
 from targetd_local.programs import Programs
@@ -30,7 +30,8 @@ from targetd_local.udev import Udev
 from targetd_local.undo import Undo
 
 READ_WRITE, READ_ONLY = "rw", "ro"
-LOCKS = "run/lock"
+# Of root alone: who could make a lock could hold it for ever.
+LOCKS = "run/targetd-local"
 # How long attachd is asked again, when another operation is at work on the volume, or when an
 # attachment may yet come of which there was no answer.
 PATIENCE_SECONDS = 30.0
@@ -64,6 +65,8 @@ class Found:
 
 class LocalVolumes:
     """For root, and for several threads and processes: one volume is worked on by one at a time.
+
+    Every call raises LocalError, and OSError for files that cannot be read or written.
 
     ``stop``: when it is set, an attachment that is under way is undone and ends with Interrupted.
     """
@@ -126,10 +129,12 @@ class LocalVolumes:
 
     def _new(self, volume_id: str, told: dict[str, Any], mode: str) -> Attached:
         self._check()
-        host = told["host"]
+        host, targets = told["host"], set[str]()
         with Undo() as undo:
+            undo.before("records", lambda: self._disks.forget(volume_id, targets))
             undo.before("attachment", lambda: self._withdraw(volume_id, host, undo.error))
             attachment = self._attachd.create(volume_id, told, mode)
+            targets |= targets_of(attachment.connection_info)
             disk = self._connect(undo, attachment, told)
             self._check()
             self._attachd.complete(attachment.id)
@@ -151,22 +156,26 @@ class LocalVolumes:
             )
         disk = self._disks.present(volume_id)
         if disk is None:
+            self._refuse_unknown(attachment, told["host"])
             self._disks.let_go(volume_id)
             with Undo() as undo:
                 disk = self._connect(undo, self._attachd.update(attachment.id, told), told)
                 self._check()
                 self._attachd.complete(attachment.id)
-        elif told["multipath"] and not disk.multipath:
-            raise Refused(f"volume {volume_id} is attached here over one path; detach it first")
+        elif told["multipath"]:
+            if not disk.multipath:
+                raise Refused(f"volume {volume_id} is attached here over one path; detach it first")
+            disk = replace(disk, missing=_missing(disk, attachment))
         return Attached(attachment.id, mode, disk)
 
     def _clear(self, volume_id: str, leftovers: list[Attachment]) -> None:
         """Remove what an attach that was killed has left: nobody was given its disk."""
         if not leftovers:
             self._refuse_strangers(volume_id)
-        self._disks.let_go(volume_id, _targets(leftovers))
-        for one in leftovers:
-            self._delete(one.id)
+        targets = _targets(leftovers)
+        self._disks.let_go(volume_id, targets)
+        self._delete_all(leftovers)
+        self._disks.forget(volume_id, targets)
 
     def _refuse_strangers(self, volume_id: str) -> None:
         """A session that works, of which attachd knows nothing, is not ours to end."""
@@ -189,15 +198,35 @@ class LocalVolumes:
             found = self._find(volume_id, host)
             if found.others and not found.own:
                 raise Refused(_theirs(volume_id, found.others))
-            was_here = False
-            # Both come by the same session, so it goes with the other one.
-            if not found.others:
-                if not found.own:
-                    self._refuse_strangers(volume_id)
-                was_here = self._disks.let_go(volume_id, _targets(found.own))
             for one in found.own:
-                self._delete(one.id)
+                if one.is_attached:
+                    self._refuse_unknown(one, host)
+            was_here = self._take(volume_id, found)
         return Detached(tuple(one.id for one in found.own), was_here)
+
+    def _take(self, volume_id: str, found: Found) -> bool:
+        """Says whether there was a disk to take."""
+        if found.others:
+            # Both come by one session, and it goes with the other one.
+            self._delete_all(found.own)
+            return False
+        if not found.own:
+            self._refuse_strangers(volume_id)
+        targets = _targets(found.own)
+        was_here = self._disks.let_go(volume_id, targets)
+        self._delete_all(found.own)
+        # Last, so that whoever finishes this knows that it was this host's.
+        self._disks.forget(volume_id, targets)
+        return was_here
+
+    def _refuse_unknown(self, attachment: Attachment, host: str) -> None:
+        """Hosts should have names of their own; where they have not, nobody's disk goes for it."""
+        if not self._disks.is_known(attachment.volume_id):
+            raise Refused(
+                f"volume {attachment.volume_id} is attached to a host named {host}, and this one "
+                "knows nothing of it; is there another of that name? Otherwise delete attachment "
+                f"{attachment.id} at attachd"
+            )
 
     def _ready_for(self, volume_id: str) -> str:
         if not self._programs.are_roots():
@@ -209,7 +238,9 @@ class LocalVolumes:
 
     @contextmanager
     def _locked(self, volume_id: str) -> Iterator[None]:
-        with locked(self._kernel.root / LOCKS / f"targetd-local-{volume_id}", self._check):
+        folder = self._kernel.root / LOCKS
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with locked(folder / volume_id, self._check):
             yield
 
     def _find(self, volume_id: str, host: str) -> Found:
@@ -224,11 +255,14 @@ class LocalVolumes:
         end = time.monotonic() + PATIENCE_SECONDS
         while True:
             found = self._find(volume_id, host)
-            for one in found.own:
-                self._delete(one.id)
+            self._delete_all(found.own)
             if found.own or not lost or time.monotonic() > end:
                 return
             time.sleep(PAUSE_SECONDS)
+
+    def _delete_all(self, attachments: list[Attachment]) -> None:
+        for one in attachments:
+            self._delete(one.id)
 
     def _delete(self, attachment_id: str) -> None:
         end = time.monotonic() + PATIENCE_SECONDS
@@ -244,6 +278,13 @@ class LocalVolumes:
     def _check(self) -> None:
         if self._stop.is_set():
             raise Interrupted("interrupted")
+
+
+def _missing(disk: LocalDisk, attachment: Attachment) -> tuple[str, ...]:
+    there = {path.portal for path in disk.paths}
+    portals = [way.portal for way in ways(attachment.connection_info)]
+    again = "no path; it comes with the next attach after a detach"
+    return tuple(f"{portal}: {again}" for portal in portals if portal not in there)
 
 
 def _targets(attachments: list[Attachment]) -> set[str]:

@@ -33,9 +33,11 @@ class Undo:
         if error is None:
             return
         self.error = error
-        left = error.left if isinstance(error, LocalError) else []
         for what, undo in reversed(self._steps):
             try:
                 undo()
             except (LocalError, OSError) as failure:
-                left.append(f"{what}: {failure}")
+                left = f"{what}: {failure}"
+                error.add_note(f"not undone: {left}")
+                if isinstance(error, LocalError):
+                    error.left.append(left)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import responses
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -156,6 +157,10 @@ def local_volumes(**options: str | None) -> Iterator[LocalVolumes]:
             yield LocalVolumes(attachd, stop=stop)
         except LocalError as error:
             raise explained(error) from None
+        except OSError as error:
+            # What was not undone is in its notes.
+            notes = tuple(getattr(error, "__notes__", ()))
+            raise CommandError(f"{error.filename or ''}: {error.strerror}", hints=notes) from None
 
 
 @contextmanager
@@ -179,12 +184,13 @@ def explained(error: LocalError) -> CommandError:
     from targetd_local import AttachdError
 
     kind = type(error).__name__
-    status = OF_KINDS.get(kind, Exit.OTHER)
+    status, reason = OF_KINDS.get(kind, Exit.OTHER), _upper(kind)
     if isinstance(error, AttachdError):
         status = OF_CODES.get(error.code, Exit.OTHER)
-    return CommandError(
-        str(error), status, reason=_upper(kind), hints=(*_left(error), *_hints(kind, status))
-    )
+        # As HTTP calls it, such as CONFLICT.
+        reason = responses.get(error.code, reason).replace(" ", "_").upper()
+    hints = (*_left(error), *_hints(error, status))
+    return CommandError(str(error), status, reason=reason, hints=hints)
 
 
 def _left(error: LocalError) -> Iterator[str]:
@@ -193,11 +199,14 @@ def _left(error: LocalError) -> Iterator[str]:
         yield "lunctl local-detach VOLUME removes what is left."
 
 
-def _hints(kind: str, status: Exit) -> tuple[str, ...]:
+def _hints(error: LocalError, status: Exit) -> tuple[str, ...]:
+    kind = type(error).__name__
     if kind == "Unreachable":
         return NOT_THERE
     if kind == "AttachdError" and status is Exit.NOT_ALLOWED:
         return (NO_TOKEN,)
+    if kind == "Interrupted" and not error.left:
+        return ("Nothing is left of it.",)
     if kind == "InUse":
         return ("Unmount it, or end what has it open; then repeat the command.",)
     return ()

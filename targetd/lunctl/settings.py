@@ -82,7 +82,8 @@ def global_options(inner: bool) -> Sequence[click.Option]:
     ]
     timeout = _option(
         "--timeout",
-        f"How long to wait for each answer. Default: {DEFAULT_SECONDS:g}; reconcile: 600.",
+        f"How long to wait for each answer. Default: {DEFAULT_SECONDS:g}; reconcile: 600; "
+        "local-attach and local-detach: 60.",
         type=click.FloatRange(min=0.001),
         metavar="SECONDS",
         variable=outer,

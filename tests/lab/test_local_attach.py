@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -135,8 +136,8 @@ def volume(place: Place) -> Iterator[str]:
 
 @pytest.fixture
 def data(place: Place) -> Path:
-    """A file of its own that the node sees."""
-    path = place.host.node.share / "data"
+    """A file that the node sees, under a name of its own: what a node has read, it remembers."""
+    path = place.host.node.share / f"data-{uuid.uuid4()}"
     path.write_bytes(os.urandom(DATA_BYTES))
     return path
 
@@ -375,8 +376,12 @@ def _is_up(place: Place) -> bool:
 def test_after_a_power_cut_the_disk_comes_back(place: Place, volume: str, data: Path) -> None:
     attached = place.attach(volume)
     place.host.write(attached["device"], data)
+    run = place.host.node.run
+    # The node's own files are in its memory; those of a real host outlive this.
+    run(["cp", "-r", "--preserve=mode", "/etc/iscsi/nodes", "/media/nodes"])
     place.host.node.power_cut()
     place.host.node.boot()
+    run(["cp", "-r", "--preserve=mode", "/media/nodes", "/etc/iscsi/"])
     place.host.start()
     place.host.give_token(place.token)
     again = place.attach(volume)

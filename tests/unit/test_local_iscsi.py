@@ -135,7 +135,9 @@ def test_who_was_refused_is_told_so(iscsi: OpenIscsi, programs: FolderPrograms) 
     (way,) = ways(SINGLE)
     with pytest.raises(LoginFailed, match="the target let this host not in"):
         iscsi.log_in(way, CHAP)
-    assert not iscsi.recorded(VOLUME)
+    assert iscsi.recorded(VOLUME) == {IQN}, "until it is forgotten"
+    iscsi.forget(IQN)
+    assert iscsi.recorded(VOLUME) == set()
 
 
 def test_the_name_of_the_initiator(iscsi: OpenIscsi, kernel: FolderKernel) -> None:

@@ -168,13 +168,20 @@ def test_over_a_unix_socket(tmp_path: Path) -> None:
         assert Attachd(f"unix:{tmp_path}/s").volumes() == []
 
 
+class Distrusted(HTTPServer):
+    """Clients hang up on it, which is what is tested."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
 @pytest.fixture
 def tls_url(tmp_path: Path) -> Iterator[str]:
     tls_authority.init(tmp_path)
     tls_authority.issue_server(tmp_path, "server", ["127.0.0.1"])
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
-    server = HTTPServer(("127.0.0.1", 0), Answering)
+    server = Distrusted(("127.0.0.1", 0), Answering)
     server.socket = context.wrap_socket(
         server.socket, server_side=True, do_handshake_on_connect=False
     )

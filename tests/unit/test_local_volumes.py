@@ -51,6 +51,10 @@ def _steps(host: FolderHost) -> list[str]:
     return [line.split()[-1] if line.startswith("iscsiadm") else line for line in kept]
 
 
+def _called(line: str) -> str:
+    return line.split()[0]
+
+
 def test_an_attachment_is_completed_when_the_disk_is_there(host: FolderHost) -> None:
     attached = host.volumes.attach(VOLUME, mountpoint="/srv")
     assert _steps(host) == ["create", "new", "--login", "complete"]
@@ -103,14 +107,15 @@ def test_a_portal_that_is_down_is_told(host: FolderHost) -> None:
     assert [path.portal for path in attached.disk.paths] == [PORTALS[1]]
     (missing,) = attached.disk.missing
     assert PORTALS[0] in missing
-    assert len(host.records) == 1
+    host.programs.refuse = ""
+    again = host.volumes.attach(VOLUME, multipath=True).disk
+    assert again.paths == attached.disk.paths and PORTALS[0] in again.missing[0]
 
 
 def test_one_path_comes_by_the_first_portal_that_answers(host: FolderHost) -> None:
     host.programs.refuse = f"{PORTALS[0]} --login"
     attached = host.volumes.attach(VOLUME)
     assert [path.portal for path in attached.disk.paths] == [PORTALS[1]]
-    assert len(host.records) == 1
 
 
 def _refused_login(host: FolderHost) -> None:
@@ -184,10 +189,10 @@ def test_nothing_is_left_of_what_fails(
         host.volumes.attach(VOLUME, multipath=multipath)
     assert getattr(caught.value, "left", []) == []
     assert host.left() == []
-    # Access ends when nothing uses it any more.
-    steps = _steps(host)
-    if "--logout" in steps:
-        assert steps.index("--logout") < len(steps) - 1 - steps[::-1].index("delete")
+    # Access ends when nothing uses it any more, and not before.
+    if "delete" in host.log:
+        last = host.log.index("delete")
+        assert not any("--logout" in line for line in host.log[last:])
 
 
 def test_a_disk_that_does_not_come_is_no_login_failure(host: FolderHost) -> None:
@@ -236,6 +241,7 @@ def test_what_cannot_be_undone_is_named(host: FolderHost) -> None:
         host.volumes.attach(VOLUME)
     (left,) = caught.value.left
     assert left.startswith("disk: ") and "--logout" in left
+    assert caught.value.__notes__ == [f"not undone: {left}"]
     assert host.attachd.all == {}, "the rest is undone all the same"
 
 
@@ -251,18 +257,35 @@ def test_what_a_killed_attach_left_is_removed_first(host: FolderHost) -> None:
 
 
 def test_after_a_boot_the_disk_comes_back(host: FolderHost) -> None:
-    attachment = host.attachd.add(VOLUME)
     attached = host.volumes.attach(VOLUME)
-    assert attached.attachment_id == attachment.id and attached.disk.device == "/dev/sda"
+    host.kernel.boot()
+    host.log.clear()
+    again = host.volumes.attach(VOLUME)
+    assert again.attachment_id == attached.attachment_id
     assert _steps(host) == ["update", "new", "--login", "complete"]
 
 
 def test_a_disk_that_does_not_come_back_keeps_its_attachment(host: FolderHost) -> None:
-    attachment = host.attachd.add(VOLUME)
+    attached = host.volumes.attach(VOLUME)
+    host.kernel.boot()
     host.programs.refuse = "--login"
-    with pytest.raises(LoginFailed):
-        host.volumes.attach(VOLUME)
-    assert host.left() == [attachment.id]
+    for _ in range(2):
+        with pytest.raises(LoginFailed):
+            host.volumes.attach(VOLUME)
+    assert list(host.attachd.all) == [attached.attachment_id]
+    assert host.kernel.sessions() == []
+    host.programs.refuse = ""
+    assert host.volumes.attach(VOLUME).attachment_id == attached.attachment_id
+
+
+def test_another_host_of_the_same_name_keeps_its_disk(host: FolderHost) -> None:
+    """Its attachment has our name, and nothing of it is here."""
+    other = host.attachd.add(VOLUME)
+    for call in (host.volumes.attach, host.volumes.detach):
+        with pytest.raises(Refused, match="another of that name"):
+            call(VOLUME)
+    assert host.left() == [other.id]
+    assert [line for line in host.log if line != "list"] == []
 
 
 def test_another_mode_or_more_paths_need_a_detach(host: FolderHost) -> None:
@@ -303,7 +326,12 @@ def test_a_detach_lets_go_before_the_attachment_goes(host: FolderHost) -> None:
     host.log.clear()
     gone = host.volumes.detach(VOLUME)
     assert gone.attachment_ids == (attached.attachment_id,) and gone.was_here
-    assert _steps(host) == ["sync /dev/sda", "--logout", "delete", "delete"]
+    assert [_called(line) for line in host.log if line != "list"] == [
+        "sync",
+        "iscsiadm",
+        "delete",
+        "iscsiadm",
+    ]
     assert host.left() == []
     again = host.volumes.detach(VOLUME)
     assert not again.was_here and again.attachment_ids == ()
@@ -322,7 +350,7 @@ def test_a_disk_in_use_is_not_detached(host: FolderHost) -> None:
     assert host.left() == []
 
 
-@pytest.mark.parametrize("step", ["sync", "multipath -f", "--logout", "--op delete"])
+@pytest.mark.parametrize("step", ["sync", "multipath -f", "--logout"])
 def test_a_detach_that_broke_off_is_finished_by_the_next(host: FolderHost, step: str) -> None:
     host.volumes.attach(VOLUME, multipath=True)
     host.programs.refuse = step
@@ -330,6 +358,27 @@ def test_a_detach_that_broke_off_is_finished_by_the_next(host: FolderHost, step:
         host.volumes.detach(VOLUME)
     assert len(host.attachd.all) == 1, "access goes last"
     host.programs.refuse = ""
+    host.volumes.detach(VOLUME)
+    assert host.left() == []
+
+
+def test_records_that_a_detach_could_not_remove_go_with_the_next(host: FolderHost) -> None:
+    host.volumes.attach(VOLUME)
+    host.programs.refuse = "--op delete"
+    with pytest.raises(ProgramFailed):
+        host.volumes.detach(VOLUME)
+    assert host.attachd.all == {} and host.records
+    host.programs.refuse = ""
+    host.volumes.detach(VOLUME)
+    assert host.left() == []
+
+
+def test_a_detach_that_attachd_did_not_answer_is_finished_by_the_next(host: FolderHost) -> None:
+    host.volumes.attach(VOLUME)
+    host.attachd.instead["delete"] = AttachdError("broken", 500)
+    with pytest.raises(AttachdError):
+        host.volumes.detach(VOLUME)
+    assert host.kernel.sessions() == [] and host.records, "so that it is known to be ours"
     host.volumes.detach(VOLUME)
     assert host.left() == []
 

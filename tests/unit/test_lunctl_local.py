@@ -95,22 +95,24 @@ def test_a_disk_in_use(lunctl: Lunctl, host: FolderHost) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "hint"),
+    ("error", "status", "reason", "hint"),
     [
-        (AttachdError("not your project", 403), 7, "token"),
-        (AttachdError("no such volume", 404), 3, ""),
-        (AttachdError("in use elsewhere", 409), 5, ""),
-        (AttachdError("the storage host is down", 503), 8, ""),
-        (AttachdError("outcome unknown", 504), 9, ""),
-        (Unreachable("connection refused", sent=False), 8, "--url"),
+        (AttachdError("not your project", 403), 7, "FORBIDDEN", "token"),
+        (AttachdError("no such volume", 404), 3, "NOT_FOUND", ""),
+        (AttachdError("in use elsewhere", 409), 5, "CONFLICT", ""),
+        (AttachdError("the storage host is down", 503), 8, "SERVICE_UNAVAILABLE", ""),
+        (AttachdError("outcome unknown", 504), 9, "GATEWAY_TIMEOUT", ""),
+        (AttachdError("what is that", 599), 1, "ATTACHD_ERROR", ""),
+        (Unreachable("connection refused", sent=False), 8, "UNREACHABLE", "--url"),
     ],
 )
 def test_what_attachd_refuses(
-    lunctl: Lunctl, host: FolderHost, error: Exception, status: int, hint: str
+    lunctl: Lunctl, host: FolderHost, error: Exception, status: int, reason: str, hint: str
 ) -> None:
     host.attachd.instead["create"] = error
     found = lunctl.error("local-attach", VOLUME, status=status)
     assert found["message"] == str(error)
+    assert found["reason"] == reason
     assert hint in " ".join(found["hints"])
     assert host.left() == []
 
@@ -120,6 +122,13 @@ def test_what_is_left_and_how_to_remove_it(lunctl: Lunctl, host: FolderHost) -> 
     host.programs.refuse = "--logout"
     shown = lunctl.run("local-attach", VOLUME, status=5).stderr
     assert "Not undone: disk: " in shown and "lunctl local-detach VOLUME" in shown
+
+
+def test_a_file_that_cannot_be_written(lunctl: Lunctl, host: FolderHost) -> None:
+    refused = PermissionError(13, "Permission denied", "/run/targetd-local")
+    with patch.object(targetd_local.local, "locked", side_effect=refused):
+        shown = lunctl.run("local-attach", VOLUME, status=1).stderr
+    assert shown == "lunctl: /run/targetd-local: Permission denied\n"
 
 
 def test_no_volume_of_that_name(lunctl: Lunctl) -> None:
@@ -133,7 +142,7 @@ def test_an_interruption_leaves_nothing(
     host.programs.watch = lambda line: os.kill(os.getpid(), number) if "login" in line else None
     before = signal.getsignal(number)
     shown = lunctl.run("local-attach", VOLUME, status=130).stderr
-    assert "undoing what was done" in shown
+    assert "undoing what was done" in shown and "Nothing is left" in shown
     assert host.left() == []
     assert signal.getsignal(number) == before
 
