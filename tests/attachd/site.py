@@ -18,7 +18,7 @@ from attachd.connecting import Connecting
 from attachd.database.engine import Database
 from attachd.database.records import Records
 from attachd.hosts import Hosts, Reach
-from attachd.model import Attachment, Caller, Volume, VolumeStatus
+from attachd.model import Attachment, Volume, VolumeStatus
 from attachd.reconcile import Reconciler
 from attachd.rules import Leases
 from attachd.sealing import Sealing
@@ -27,12 +27,12 @@ from attachd.snapshots import Snapshots
 from attachd.transitions import GRANTED, state_of, status_by
 from attachd.volumes import Volumes
 from tests.attachd.faults import FaultyDrivers
+from tests.attachd.hosts import ADMIN as ADMIN
+from tests.attachd.hosts import CALLER as CALLER
+from tests.attachd.hosts import OTHER as OTHER
 from tests.attachd.hosts import spec
 from tests.hosts import MEBIBYTE, SimulatedBacking
 
-CALLER = Caller("project", "user")
-OTHER = Caller("other")
-ADMIN = Caller("administration", is_admin=True)
 KEY = bytes(range(32))
 HOLD_SECONDS = 180.0
 LEASE_SECONDS = 3600.0
