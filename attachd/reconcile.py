@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Protocol, TypeVar
 
@@ -35,6 +36,9 @@ INTERVAL_SECONDS = 60.0
 # did not answer.
 LOOK_SECONDS = 5.0
 STOP_SECONDS = 5.0
+# So long records of what was deleted are kept; and how often the older ones are looked for.
+HISTORY = timedelta(days=30)
+FORGET_SECONDS = 3600.0
 # Until a volume that is being filled is looked at again.
 FOLLOW_SECONDS = 1.0
 
@@ -181,6 +185,7 @@ class Reconciler:
         self._settling = settling
         self._unfinished = Unfinished(claims, hosts)
         self._interval_seconds = interval_seconds
+        self._forget_due = time.monotonic()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         # The hosts that have a thread, each with what ends it.
@@ -219,6 +224,13 @@ class Reconciler:
             with suppress(Busy, NotFound):
                 self._settling.expire(attachment)
 
+    def forget_history(self) -> None:
+        """Raises RecordsUnavailable."""
+        with self._records.writing() as changes:
+            forgotten = changes.purge(changes.time - HISTORY)
+        if forgotten:
+            log.info("%d records of what was deleted are forgotten", forgotten)
+
     # Threads
 
     def _watch(self) -> None:
@@ -230,6 +242,9 @@ class Reconciler:
     def _look(self) -> None:
         self.expire_leases()
         self._serve_hosts(self._hosts.names())
+        if time.monotonic() >= self._forget_due:
+            self.forget_history()
+            self._forget_due = time.monotonic() + FORGET_SECONDS
 
     def _serve_hosts(self, names: Sequence[str]) -> None:
         for name in names:

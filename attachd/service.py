@@ -17,6 +17,7 @@ from attachd import proofs
 from attachd.actions import Actions
 from attachd.attachments import Attachments
 from attachd.claims import Claims
+from attachd.claims import hold_seconds as claims_held
 from attachd.config import Config, IdentityKind
 from attachd.connecting import Connecting
 from attachd.counts import Counts
@@ -64,7 +65,8 @@ class Site:
             migrate(self.database)
             records = Records(self.database)
             name = f"{socket.gethostname()}:{os.getpid()}"
-            self.claims = claims = Claims(records, name, instance=instance)
+            hold_seconds = claims_held(config.host_timeout_seconds)
+            self.claims = claims = Claims(records, name, hold_seconds, instance=instance)
             self.hosts = Hosts(self.database, _reach(config), _marks(config))
             self.tokens = Tokens(self.database)
             # Where there are secrets already, another key would be worse than none.

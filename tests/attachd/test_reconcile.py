@@ -293,6 +293,18 @@ def test_a_lease_waits_for_who_works_on_the_volume(site: Site) -> None:
     site.agree(volume_id)
 
 
+def test_history_is_kept_for_its_time(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    volume_id = site.volume()
+    site.service.attachments.delete(CALLER, attached(site, volume_id).id)
+    seconds = reconcile.HISTORY.total_seconds()
+    for passing, forgotten in ((seconds - 60, False), (120, True)):
+        site.clock.pass_by(passing)
+        with caplog.at_level(logging.INFO):
+            site.service.reconciler.forget_history()
+        assert ("1 records of what was deleted are forgotten" in caplog.text) is forgotten
+    site.agree(volume_id)
+
+
 # Hosts that do not answer, or are others
 
 
