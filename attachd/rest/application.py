@@ -8,6 +8,7 @@ looked at while every change waits for a storage host that hangs.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -35,6 +36,9 @@ Send = Callable[[Message], Awaitable[None]]
 BODY_BYTES_MAX = 114_688
 PARAMS_MAX = 100
 HEALTH = "healthcheck"
+# The fields of the log that the ids of these are.
+SUBJECTS = {"volumes": "volume_id", "attachments": "attachment_id", "snapshots": "snapshot_id"}
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 JSON = b"application/json"
 TEXT = b"text/plain"
 # When a client may try again what was refused for the moment.
@@ -50,15 +54,19 @@ class Heard(NamedTuple):
 
     id: str
     method: str
+    # As it came: nothing in it breaks a line of the log.
+    path: str
     # Of the path, decoded; without an empty one at the end.
     parts: list[str]
     query: str
     headers: Mapping[str, str]
     root_url: str
 
-    @property
-    def path(self) -> str:
-        return "/" + "/".join(self.parts)
+    def subject(self) -> dict[str, str]:
+        """What it is about, as far as its path says, for the log."""
+        _, behind = routes.of_project(self.parts[1:])
+        name = SUBJECTS.get(behind[0]) if len(behind) > 1 else None
+        return {name: behind[1]} if name and UUID.fullmatch(behind[1]) else {}
 
 
 class Reply(NamedTuple):
@@ -112,7 +120,7 @@ class Application:
         await _send(heard, reply, send)
 
     async def _reply(self, heard: Heard, receive: Receive) -> Reply:
-        if "\0" in heard.path or "\0" in heard.query:
+        if any("\0" in part for part in heard.parts):
             raise Invalid("The address has a NUL character; leave it out.")
         match heard.parts:
             case []:
@@ -134,7 +142,7 @@ class Application:
 
         def work() -> Reply:
             # Whatever is logged on the way says for which request it was.
-            with context.about(request_id=heard.id):
+            with context.about(request_id=heard.id, **heard.subject()):
                 caller = self._identity.caller(heard.headers, project, heard.id)
                 request = Request(
                     services=self._services,
@@ -162,11 +170,12 @@ def _answered(answer: Answer, version: int) -> Reply:
 def _heard(scope: Scope, public_url: str) -> Heard:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     # Split before it is decoded: a part may hold a slash.
-    parts = [unquote(part) for part in scope["raw_path"].decode("ascii").split("/") if part]
+    path = scope["raw_path"].decode("ascii")
     return Heard(
         id=f"req-{uuid.uuid4()}",
         method=scope["method"],
-        parts=parts,
+        path=path,
+        parts=[unquote(part) for part in path.split("/") if part],
         query=scope["query_string"].decode("latin-1"),
         headers=headers,
         root_url=public_url or f"{scope['scheme']}://{headers.get('host', 'localhost')}",
@@ -201,7 +210,17 @@ async def _body(heard: Heard, receive: Receive) -> bytes:
         more = message.get("more_body", False)
         if len(body) > BODY_BYTES_MAX:
             raise _too_large()
+    if body and not _is_json(heard.headers.get("content-type", "")):
+        raise faults.BadMediaType("The body must be JSON: Content-Type: application/json.")
     return body
+
+
+def _is_json(content_type: str) -> bool:
+    """A browser sends that to another site only when the site has agreed, which attachd never does.
+
+    So that no page somebody looks at can call an attachd that asks for no token.
+    """
+    return content_type.partition(";")[0].strip().lower() == "application/json"
 
 
 def _too_large() -> faults.TooLarge:
@@ -243,6 +262,7 @@ def _tell(heard: Heard, reply: Reply, scope: Scope, started: float) -> None:
         heard.path,
         reply.status,
         extra={
+            **heard.subject(),
             "request_id": heard.id,
             "method": heard.method,
             "outcome": reply.status,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from attachd.errors import HostUnavailable, Invalid, OutcomeUnknown
+from attachd.errors import AttachError, Invalid
 from attachd.model import AttachmentFilter, SharedConnection
 from attachd.rest import bodies, listing, versions, views
 from attachd.rest.request import Answer, Request
+
+log = logging.getLogger(__name__)
 
 FILTERS = frozenset(
     {"all_tenants", "project_id", "volume_id", "status", "attach_status", "instance_id"}
@@ -43,10 +46,11 @@ def show(request: Request) -> Answer:
 
 
 def _shared(request: Request) -> Sequence[SharedConnection] | None:
-    """A storage host that is down does not keep anybody from looking at the record."""
+    """A storage host that does not answer keeps nobody from looking at the record."""
     try:
         return request.services.attachments.shared(request.caller, request.id)
-    except (HostUnavailable, OutcomeUnknown):
+    except AttachError as error:
+        log.warning("who shares the volume is not known: %s", error)
         return None
 
 

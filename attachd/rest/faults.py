@@ -53,6 +53,12 @@ class TooLarge(AttachError):
     code = 413
 
 
+class BadMediaType(AttachError):
+    """The body is not JSON, or does not say so."""
+
+    code = 415
+
+
 class Unauthorized(AttachError):
     """Who calls is not known."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import signal
@@ -90,7 +91,7 @@ def test_a_body_that_is_too_long_is_refused(place: Served, api: Api) -> None:
         channel.sendall(
             b"POST /v3/volumes HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n"
         )
-        assert channel.recv(12) == b"HTTP/1.1 413"
+        assert channel.makefile("rb").read(12) == b"HTTP/1.1 413"
 
 
 def test_a_query_that_is_too_long_is_refused(api: Api) -> None:
@@ -121,11 +122,18 @@ def test_a_client_that_does_not_listen_is_left(place: Served, api: Api) -> None:
 
 
 def test_a_client_that_takes_its_time_between_requests_is_kept(place: Served) -> None:
-    with patch.object(PatientProtocol, "client_seconds", SOON), connected(place) as channel:
-        for _ in range(2):
-            channel.sendall(b"GET /v3 HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert channel.recv(65536).startswith(b"HTTP/1.1 200")
-            time.sleep(2 * SOON)
+    client = http.client.HTTPConnection("127.0.0.1", place.service.server.port, timeout=30)
+    for _ in range(2):
+        client.request("GET", "/v3")
+        assert client.getresponse().read()
+        state = place.service.server.listeners[0]._server.server_state
+        (served,) = [
+            one
+            for one in state.connections
+            if isinstance(one, PatientProtocol) and one.client == client.sock.getsockname()
+        ]
+        assert served._reading is None and served._writing is None
+    client.close()
 
 
 def test_connections_are_counted(place: Served) -> None:
@@ -133,7 +141,7 @@ def test_connections_are_counted(place: Served) -> None:
         assert is_left(channel)
     with connected(place) as channel:
         channel.sendall(b"GET /v3 HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert channel.recv(12) == b"HTTP/1.1 200"
+        assert channel.makefile("rb").read(12) == b"HTTP/1.1 200"
 
 
 def test_what_hangs_keeps_nobody_from_looking(place: Served) -> None:
@@ -208,9 +216,19 @@ def test_a_request_is_one_line_without_secrets(api: Api, caplog: pytest.LogCaptu
     assert found[-1].__dict__["outcome"] == 200
     assert float(found[-1].__dict__["duration_ms"]) > 0
     assert found[-1].__dict__["peer"].startswith("127.0.0.1:")
+    (removed,) = [one for one in lines if one.getMessage().startswith("DELETE")]
+    assert removed.__dict__["attachment_id"] == made["id"]
     everything = " ".join(f"{one.getMessage()} {one.__dict__}" for one in lines)
     assert made["connection_info"]["auth_password"] not in everything
     assert "hidden" not in everything
+
+
+def test_a_request_does_not_break_a_line(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    refused(api.ask("GET", "volumes/a%0Ab%1B"), 404, "itemNotFound")
+    (line,) = [one for one in caplog.records if one.name == application.__name__]
+    assert line.getMessage() == f"GET {api.prefix}/volumes/a%0Ab%1B: 404"
+    assert not hasattr(line, "volume_id")
 
 
 # Sockets and TLS
@@ -322,10 +340,11 @@ def test_what_has_begun_ends_before_the_service_does() -> None:
     ):
         answer = clients.submit(api.ask, "POST", "volumes", {"volume": {"size": 1}})
         assert begun.wait(60)
+        url = place.url
         stopping = clients.submit(place.service.server.stop)
         with pytest.raises(httpx.TransportError):
             while True:
-                httpx.get(place.url)
+                httpx.get(url)
         assert not stopping.done()
         may_end.set()
         assert answer.result().status_code == 202

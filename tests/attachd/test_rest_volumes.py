@@ -129,10 +129,19 @@ def test_what_is_wrong_is_named(api: Api, wanted: dict[str, object], named: str)
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b'{"volume": null}', b"\xff", b"{}"])
 def test_a_body_that_is_none_is_a_bad_request(api: Api, body: bytes) -> None:
-    answer = api.client.post(
-        f"{api.prefix}/volumes", content=body, headers={"X-Auth-Token": api.token}
-    )
+    headers = {"X-Auth-Token": api.token, "Content-Type": "application/json; charset=utf-8"}
+    answer = api.client.post(f"{api.prefix}/volumes", content=body, headers=headers)
     refused(answer, 400, "badRequest")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+def test_a_page_in_a_browser_cannot_call(api: Api, kind: str) -> None:
+    """It may send these without being asked, and JSON it may not."""
+    headers = {"Content-Type": kind} if kind else {}
+    content = b'{"volume": {"size": 1}}'
+    answer = api.client.post(f"{api.prefix}/volumes", content=content, headers=headers)
+    assert "application/json" in refused(answer, 415, "badMediaType")
+    assert api.get("volumes")["volumes"] == []
 
 
 @pytest.mark.parametrize("field", ["imageRef", "backup_id", "group_id", "consistencygroup_id"])
