@@ -43,10 +43,18 @@ class NoAuth:
             user, named = "", ""
         if project and named and project != named:
             raise Invalid(f"The address is of project {project}, and the token of {named}.")
-        found = named or project or DEFAULT_PROJECT
-        if max(len(found), len(user)) > NAME_LENGTH_MAX:
-            raise Invalid(f"Projects and users have at most {NAME_LENGTH_MAX} characters.")
-        return Caller(found, user, is_admin=True, request_id=request_id)
+        found = _name(named or project or DEFAULT_PROJECT)
+        return Caller(found, _name(user), is_admin=True, request_id=request_id)
+
+
+def _name(text: str) -> str:
+    """Of a project or a user who is not known. Raises Invalid."""
+    if len(text) > NAME_LENGTH_MAX or not text.isprintable():
+        raise Invalid(
+            f"The name of a project or a user has at most {NAME_LENGTH_MAX} characters, all of "
+            "which can be printed."
+        )
+    return text
 
 
 class Bearer:
@@ -67,6 +75,5 @@ class Bearer:
             raise Unauthorized("The token is not known, or was removed.")
         if project is not None and project != token.project_id and not token.is_admin:
             raise NotAllowed(f"The token is not of project {project}.")
-        return Caller(
-            project or token.project_id, token.name, is_admin=token.is_admin, request_id=request_id
-        )
+        found = _name(project or token.project_id)
+        return Caller(found, token.name, is_admin=token.is_admin, request_id=request_id)

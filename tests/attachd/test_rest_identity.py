@@ -73,8 +73,9 @@ def test_without_authentication_a_project_is_named(
 def test_without_authentication_the_address_is_of_the_same_project() -> None:
     with pytest.raises(errors.Invalid, match="project a"):
         NoAuth().caller({"x-auth-token": "u:b"}, "a", "")
-    with pytest.raises(errors.Invalid, match="255"):
-        NoAuth().caller({}, "p" * 256, "")
+    for name in ("p" * 256, "a\nb", "\x1b[2J"):
+        with pytest.raises(errors.Invalid, match="printed"):
+            NoAuth().caller({}, name, "")
 
 
 # By tokens
@@ -142,6 +143,7 @@ def test_the_address_is_of_the_tokens_project(one: Api, admin: Api) -> None:
     refused(one.by(one.token, "/v3/two").ask("GET", "volumes"), 403, "forbidden")
     made = admin.by(admin.token, "/v3/two").volume()
     assert made["os-vol-tenant-attr:tenant_id"] == "two"
+    refused(admin.by(admin.token, "/v3/a%0Ab").ask("GET", "volumes"), 400, "badRequest")
 
 
 def test_some_things_are_for_admins(one: Api, admin: Api) -> None:
