@@ -1,6 +1,7 @@
 # make demo   the product's main job, on a storage host of the lab
 # make test   lint, types, unit, contract and lab tests
-# make bench  the daemon measured next to bare configfs, rtslib, targetcli and Cinder's helper
+# make bench  the daemon measured next to bare configfs, rtslib, targetcli and Cinder's helper,
+#             and attachd next to Cinder; BENCH="--only attachd" and the like for a part
 # make soak   power cuts under load, CUTS=100 of them; SEED= repeats the load of a run
 # make deb    build/targetd_VERSION_ARCH.deb and build/attachd_VERSION_ARCH.deb
 # make install [DESTDIR=] [PREFIX=/opt/targetd]   without a package; make uninstall

@@ -1,22 +1,13 @@
-"""What was measured: rows with their limits, as a table and as a file."""
+"""What the bench of the daemon measures: rows, and the limits that they have."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-MEBIBYTE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The most that a measure may be, where so many exports stand or more."""
-
-    most: float
-    from_exports: int = 0
-
+from lab.bench import table as tables
+from lab.bench.table import Limit
 
 # Every limit is a maximum: "at least 100 times faster" is "ours / theirs at most 0.01".
 LIMITS = {
@@ -24,8 +15,8 @@ LIMITS = {
     "processes started per attach": Limit(0),
     "forks in the node per attach": Limit(0),
     "detach p50 / bare p50": Limit(3.0),
-    "attach / cinder-rtstool": Limit(0.01, from_exports=1000),
-    "reconcile / bare": Limit(2.0, from_exports=1000),
+    "attach / cinder-rtstool": Limit(0.01, from_count=1000),
+    "reconcile / bare": Limit(2.0, from_count=1000),
     "64 clients: errors": Limit(0),
     "daemon: resident memory": Limit(100),
     "ListConnections of all": Limit(100),
@@ -60,43 +51,22 @@ class Row:
     unit: str
 
     @property
+    def count(self) -> int:
+        return self.exports
+
+    @property
     def limit(self) -> float | None:
-        limit = LIMITS.get(self.measure)
-        return limit.most if limit and self.exports >= limit.from_exports else None
+        return tables.limit_of(self, LIMITS)
 
     @property
     def exceeded(self) -> bool:
-        return self.limit is not None and self.value > self.limit
+        return tables.is_exceeded(self, LIMITS)
 
 
 def table(rows: Sequence[Row]) -> str:
     """A line for each measure, a column for each number of exports."""
-    counts = sorted({row.exports for row in rows})
-    found = {(row.measure, row.exports): row for row in rows}
-    units = {row.measure: row.unit for row in rows}
-    width = max(map(len, units))
-    lines = [f"{'measure, at so many exports':{width}}{''.join(f'{n:>11}' for n in counts)}"]
-    for measure, unit in units.items():
-        cells = "".join(f"{_cell(found.get((measure, count))):>11}" for count in counts)
-        limit = LIMITS.get(measure)
-        end = f"  at most {limit.most:g}" if limit else ""
-        lines.append(f"{measure:{width}}{cells}  {unit:6}{end}".rstrip())
-    return "\n".join(lines)
-
-
-def _cell(row: Row | None) -> str:
-    if row is None:
-        return ""
-    return f"{'!' if row.exceeded else ''}{_shown(row.value)}"
-
-
-def _shown(value: float) -> str:
-    if value == int(value):
-        return str(int(value))
-    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+    return tables.table(rows, LIMITS, "measure, at so many exports")
 
 
 def write(rows: Iterable[Row], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"rows": [{**asdict(row), "limit": row.limit} for row in rows]}
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    tables.write(({**asdict(row), "limit": row.limit} for row in rows), path)
