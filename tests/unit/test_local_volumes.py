@@ -413,6 +413,22 @@ def test_an_attachment_that_is_gone_leaves_a_disk_to_remove(
     assert not any(line.startswith("sync") for line in host.log), "nobody would take it"
 
 
+def test_one_path_beside_the_multipath_device_counts_too(host: FolderHost) -> None:
+    host.volumes.attach(VOLUME, multipath=True)
+    host.kernel.log_in(target_of(VOLUME), "192.0.2.13:3260")
+    mountinfo = host.kernel.root / "proc/self/mountinfo"
+    mountinfo.write_text("25 1 8:48 / /srv rw - ext4 /dev/sdc rw\n")
+    with pytest.raises(InUse, match="/dev/sdc is mounted"):
+        host.volumes.detach(VOLUME)
+
+
+def test_a_disk_that_multipathd_was_told_of_and_did_not_take(host: FolderHost) -> None:
+    with patch.object(host.kernel, "assemble", lambda wwid: None), pytest.raises(DiskMissing):
+        host.volumes.attach(VOLUME, multipath=True)
+    assert any("multipath -a" in line for line in host.log)
+    assert host.left() == []
+
+
 def test_a_multipath_device_without_paths_goes_too(host: FolderHost) -> None:
     host.volumes.attach(VOLUME, multipath=True)
     for session in host.kernel.sessions():
