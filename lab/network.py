@@ -17,6 +17,8 @@ FIRST_NODE_HOST = 11
 CLONE_NEWNET = 0x40000000
 # Bridge port states, as `bridge link` takes them.
 DISABLED, FORWARDING = "0", "3"
+# A neighbour that nobody has; it stays, whatever the one who was meant says.
+NOBODY = "lladdr 02:00:00:00:00:ff nud permanent"
 
 
 class Network:
@@ -53,6 +55,15 @@ class Network:
 
     def restore(self, tap: str) -> None:
         self._set_state(tap, FORWARDING)
+
+    def lose(self, address: str) -> None:
+        """What this machine sends to a node is lost without a word, and what the node sends comes.
+        The nodes reach each other as before."""
+        self._ip([f"neighbour replace {address} {NOBODY} dev br0"])
+
+    def find(self, address: str) -> None:
+        """Take back ``lose``."""
+        self._ip([f"neighbour delete {address} dev br0"])
 
     def wrap(self, argv: Sequence[str]) -> list[str]:
         """The command that runs ``argv`` of this machine on the lab's network."""

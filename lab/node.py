@@ -14,7 +14,7 @@ from pathlib import Path
 from lab import power, program
 from lab.agent import Agent, Process, Result
 from lab.errors import BootFailed, CommandTimeout, NodeDown
-from lab.network import FIRST_NODE_HOST, Network, address, address6
+from lab.network import FIRST_NODE_HOST, NOBODY, Network, address, address6
 from lab.preconditions import KERNEL
 from lab.spec import Disk, Spec
 
@@ -307,6 +307,14 @@ class Node:
 
     def restore_network(self, port: int = 0) -> None:
         self.network.restore(self._tap(port))
+
+    def lose(self, address: str) -> None:
+        """What the node sends to one address is lost without a word, and what that sends comes."""
+        self.run(["ip", "neighbour", "replace", address, *NOBODY.split(), "dev", "vec0"])
+
+    def find(self, address: str) -> None:
+        """Take back ``lose``."""
+        self.run(["ip", "neighbour", "delete", address, "dev", "vec0"])
 
     @property
     def _console(self) -> Path:

@@ -96,12 +96,17 @@ class StorageHost:
     """targetd on a booted node, reached over TCP with mutual TLS."""
 
     def __init__(
-        self, node: Node, volumes_device: str = "/dev/ubda", state_device: str = "/dev/ubdb"
+        self,
+        node: Node,
+        volumes_device: str = "/dev/ubda",
+        state_device: str = "/dev/ubdb",
+        authority: Authority | None = None,
     ) -> None:
+        """``authority``: of several hosts that the same clients reach."""
         self.node = node
         self._volumes_device = volumes_device
         self._state_device = state_device
-        self._authority = Authority.new("targetd lab")
+        self._authority = authority or Authority.new("targetd lab")
         self._relay = Relay(node.network, node.address, GRPC_PORT)
         self._server = self._authority.server(node.name, (node.name, node.address, "127.0.0.1"))
         self.endpoint = self.endpoint_for(Role.ADMIN)

@@ -1,4 +1,4 @@
-"""Write to a disk without a pause and tell how it went: ``writer.py DEVICE SECONDS``.
+"""Write to a disk and tell how it went: ``writer.py DEVICE SECONDS [PAUSE_SECONDS]``.
 
 SIGTERM ends it earlier. Prints one line of JSON: how many blocks were written, how many
 failed, and the longest time that one of them took.
@@ -19,6 +19,7 @@ BLOCKS = 256
 
 def main() -> None:
     device, seconds = sys.argv[1], float(sys.argv[2])
+    pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     # Direct, so that each write waits for the wire and not for the page cache.
     disk = os.open(device, os.O_WRONLY | os.O_DIRECT)
     block = mmap.mmap(-1, BLOCK)
@@ -36,6 +37,8 @@ def main() -> None:
             failed += 1
         written += 1
         longest = max(longest, time.monotonic() - started)
+        if pause:
+            time.sleep(pause)
     print(json.dumps({"written": written, "failed": failed, "longest_seconds": round(longest, 3)}))
 
 

@@ -24,11 +24,20 @@ class Written:
 
 
 @contextmanager
-def live_io(initiator: Initiator, disk: str) -> Iterator[Written]:
-    """Inside the block the disk is written to; raises AssertionError when a write failed."""
+def live_io(initiator: Initiator, disk: str, pause_seconds: float = 0.0) -> Iterator[Written]:
+    """Inside the block the disk is written to; raises AssertionError when a write failed.
+
+    Without a pause it takes as much of the nodes' processors as there is.
+    """
     found = Written()
     writer = initiator.node.start(
-        ["/usr/bin/python3", f"{ROOT}/lab/guest/writer.py", disk, str(SECONDS_MAX)]
+        [
+            "/usr/bin/python3",
+            f"{ROOT}/lab/guest/writer.py",
+            disk,
+            str(SECONDS_MAX),
+            str(pause_seconds),
+        ]
     )
     try:
         yield found
