@@ -73,6 +73,8 @@ KINDS: Mapping[grpc.StatusCode, type[DriverError]] = {
     grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.ABORTED: Unavailable,
+    # By the host, which stops: nobody here cancels a call.
+    grpc.StatusCode.CANCELLED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Late,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
     grpc.StatusCode.UNIMPLEMENTED: Unsupported,

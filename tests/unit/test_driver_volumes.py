@@ -5,10 +5,13 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import grpc
 import pytest
 import targetd_driver
 from targetd_driver import Endpoint, TargetdDriver
@@ -213,6 +216,29 @@ def test_a_host_that_is_down_has_not_answered() -> None:
     ):
         driver.host.health()
     assert not caught.value.answered and not isinstance(caught.value, targetd_driver.Late)
+
+
+class _Stopping(grpc.GenericRpcHandler):
+    """A server that ends each call, as one does whose time to stop is over."""
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        return grpc.unary_unary_rpc_method_handler(
+            lambda _, context: context.abort(grpc.StatusCode.CANCELLED, "")
+        )
+
+
+def test_a_host_that_stops_meanwhile_has_not_answered(tmp_path: Path) -> None:
+    server = grpc.server(ThreadPoolExecutor(1), [_Stopping()])
+    address = f"unix:{tmp_path}/socket"
+    server.add_insecure_port(address)
+    server.start()
+    with (
+        TargetdDriver(Endpoint(address)) as driver,
+        pytest.raises(targetd_driver.Unavailable) as caught,
+    ):
+        driver.volumes.delete(an_id())
+    server.stop(None)
+    assert not caught.value.answered
 
 
 def test_many_threads_use_one_driver(driver: TargetdDriver) -> None:
