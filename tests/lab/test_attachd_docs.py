@@ -327,7 +327,7 @@ def _postgresql(guide: Guide) -> None:
         guide.done |= {step for step in steps(PAGE) if step.section == "PostgreSQL"}
         return
     # As a boot of a real host does.
-    guide.run("systemd-tmpfiles --create postgresql.conf && pg_ctlcluster 15 main start")
+    guide.run("systemd-tmpfiles --create postgresql-common.conf && pg_ctlcluster 15 main start")
     guide.follow("PostgreSQL")
     wait_for(guide.is_active)
     guide.run("attachd host add storage2 storage2:7788")
