@@ -101,7 +101,7 @@ CRASHES := test_daemon.py test_power_cuts.py test_lost_writes.py
 lab-crashes:
 	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
 
-ATTACHD := test_attachd.py test_attachd_docs.py test_attachd_package.py test_local_attach.py
+ATTACHD := test_attachd_package.py test_local_attach.py
 
 lab-attachd:
 	$(PYTHON) -m pytest $(ATTACHD:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
