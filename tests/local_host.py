@@ -50,6 +50,7 @@ class FolderKernel(Kernel):
         super().__init__(root)
         self.serials: dict[str, str] = {}
         self._number = 0
+        self.wwids = root / "etc/multipath/wwids"
         for folder in ("run", "proc/self/ns", "etc/iscsi", "sys/class/block"):
             (root / folder).mkdir(parents=True)
         (root / "proc/self/ns/mnt").symlink_to("mnt:[1]")
@@ -144,7 +145,10 @@ class FolderPrograms(Programs):
             case ["iscsiadm", *_, "delete"]:
                 self._forget(given["-T"], given.get("-p", "*"))
             case ["multipath", "-a", wwid]:
+                _write(self._kernel.wwids, f"# Valid WWIDs:\n/{wwid}/\n")
                 self._kernel.assemble(wwid)
+            case ["multipath", "-w", wwid]:
+                _write(self._kernel.wwids, f"# Valid WWIDs:\n#{wwid}/\n")
             case ["multipath", "-f", _]:
                 self._kernel.flush()
 
@@ -275,8 +279,10 @@ class FolderHost:
     def left(self) -> list[object]:
         """Whatever an attachment brings with it."""
         disks = [path.name for path in self.kernel.block.iterdir()]
+        wwids = self.kernel.wwids.read_text() if self.kernel.wwids.exists() else ""
+        known = [line for line in wwids.splitlines() if not line.startswith("#")]
         locks = list((self.kernel.root / "run").glob("*/*"))
-        return [*self.kernel.sessions(), *disks, *self.records, *locks, *self.attachd.all]
+        return [*self.kernel.sessions(), *disks, *known, *self.records, *locks, *self.attachd.all]
 
 
 def _write(path: Path, content: str | bytes) -> None:

@@ -247,14 +247,14 @@ class Disks:
         sessions = list({session.number: session for session in sessions}.values())
         disks = sorted({disk for session in sessions for disk in session.disks.values()})
         over = self._over(volume_id, disks)
-        tops = over or disks
+        tops = [*over, *(disk for disk in disks if self._kernel.multipath_over(disk) is None)]
         self._refuse_if_used(volume_id, tops)
         if any(session.is_up for session in sessions):
             for device in tops:
                 self._programs.run(["sync", f"/dev/{device}"], seconds=FLUSH_SECONDS)
         for device in over:
-            wwid = self._kernel.dm_uuid(device).partition("-")[2]
             self.multipath.flush(device)
+        for wwid in {_wwid_of(volume_id), *map(self._kernel.wwid, disks)}:
             self.multipath.forget(wwid)
         self._remove(disks)
         for session in sessions:
@@ -268,9 +268,9 @@ class Disks:
 
     def _over(self, volume_id: str, disks: Iterable[str]) -> list[str]:
         """The multipath device over the disks, also when its paths have all gone."""
-        wwid = WWID_PREFIX + uuid.UUID(volume_id).hex[:WWID_DIGITS]
-        found = {self._kernel.multipath(wwid), *map(self._kernel.multipath_over, disks)}
-        return sorted(found - {None}, key=str)  # type: ignore[arg-type]
+        by_name = self._kernel.multipath(_wwid_of(volume_id))
+        found = {by_name, *map(self._kernel.multipath_over, disks)}
+        return sorted(device for device in found if device is not None)
 
     def _refuse_if_used(self, volume_id: str, devices: Sequence[str]) -> None:
         def by() -> list[str]:
@@ -292,6 +292,10 @@ class Disks:
 
         if not self._udev.wait(gone, GONE_SECONDS, _never):
             raise InUse(f"the kernel does not let go of {', '.join(disks)}; repeat it")
+
+
+def _wwid_of(volume_id: str) -> str:
+    return WWID_PREFIX + uuid.UUID(volume_id).hex[:WWID_DIGITS]
 
 
 def _never() -> None:

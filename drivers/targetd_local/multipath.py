@@ -13,6 +13,8 @@ from targetd_local.programs import Programs
 # udev may still be looking at a device that is to go.
 FLUSH_ATTEMPTS = 5
 FLUSH_PAUSE_SECONDS = 1.0
+# The disks that multipathd takes as they come, one on a line, between slashes.
+WWIDS = "etc/multipath/wwids"
 
 
 class Multipath:
@@ -53,4 +55,9 @@ class Multipath:
 
     def forget(self, wwid: str) -> None:
         """Let multipathd not know the disk again, should it come back."""
-        self._programs.run(["multipath", "-w", wwid], (0, 1))
+        try:
+            known = (self._kernel.root / WWIDS).read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return
+        if f"/{wwid}/" in known:
+            self._programs.run(["multipath", "-w", wwid], (0, 1))

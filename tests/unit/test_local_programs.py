@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
-from targetd_local import Interrupted, NotPossible, ProgramFailed
+from targetd_local import Interrupted, NotPossible, ProgramFailed, lock
 from targetd_local.lock import locked
 from targetd_local.programs import LATE, Done, Programs
 
@@ -60,6 +63,28 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         thread.join()
     assert most == [1] * 20
     assert not path.exists()
+
+
+def test_a_lock_whose_file_went_while_it_was_waited_for(tmp_path: Path) -> None:
+    """Somebody else may have a new file of that name by then."""
+    path, wait = tmp_path / "lock", lock._wait
+    replaced = threading.Event()
+
+    def slow(descriptor: int, check: Callable[[], None]) -> None:
+        wait(descriptor, check)
+        if not replaced.is_set():
+            path.unlink()
+            path.touch()
+            replaced.set()
+
+    with (
+        patch.object(lock, "_wait", slow),
+        locked(path, _never),
+        path.open() as other,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert replaced.is_set() and not path.exists()
 
 
 def test_waiting_can_be_left(tmp_path: Path) -> None:

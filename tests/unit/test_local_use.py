@@ -44,6 +44,11 @@ def test_mounts_of_it_and_of_its_partitions(kernel: Kernel) -> None:
     assert users(kernel, "sda") == ["/dev/sda1 is mounted at /srv data"]
 
 
+def test_a_mount_by_another_name(kernel: Kernel) -> None:
+    (kernel.root / "proc/self/mountinfo").write_text(_mounted("8:0", "/", "/dev/root"))
+    assert users(kernel, "sda") == ["/dev/sda is mounted at /"]
+
+
 def test_a_mount_that_has_a_number_of_its_own(kernel: Kernel) -> None:
     (kernel.root / "proc/self/mountinfo").write_text(_mounted("0:41", "/srv", "/dev/sda"))
     assert users(kernel, "sda") == ["/dev/sda is mounted at /srv"]

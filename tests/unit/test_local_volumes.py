@@ -155,6 +155,17 @@ def _stopped(host: FolderHost) -> None:
     host.programs.watch = lambda line: host.stop.set() if "--login" in line else None
 
 
+def _stopped_at_last(host: FolderHost) -> None:
+    host.programs.watch = lambda line: None
+    told = host.kernel.wwid
+
+    def wwid(disk: str) -> str:
+        host.stop.set()
+        return told(disk)
+
+    host.kernel.wwid = wwid  # type: ignore[method-assign]
+
+
 def _killed_by_hand(host: FolderHost) -> None:
     def interrupt(line: str) -> None:
         if "--login" in line:
@@ -172,6 +183,7 @@ FAILURES: list[tuple[Callable[[FolderHost], None], type[BaseException]]] = [
     (_refused_complete, AttachdError),
     (_unanswered_complete, Unreachable),
     (_stopped, Interrupted),
+    (_stopped_at_last, Interrupted),
     (_killed_by_hand, KeyboardInterrupt),
 ]
 
@@ -217,6 +229,7 @@ def test_an_attachment_that_comes_late_is_withdrawn(host: FolderHost) -> None:
     ):
         host.volumes.attach(VOLUME)
     assert host.left() == []
+    assert host.log.count("delete") == 1, "it did come"
 
 
 def _then(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
@@ -314,11 +327,14 @@ def test_a_session_that_attachd_knows_nothing_of_is_left_alone(host: FolderHost)
 
 
 def test_sessions_of_other_volumes_stay(host: FolderHost) -> None:
-    other = str(uuid.uuid4())
+    other, coming = str(uuid.uuid4()), str(uuid.uuid4())
     host.kernel.log_in(target_of(other), PORTALS[0])
+    host.kernel.log_in(target_of(coming), PORTALS[0])
+    host.kernel.delete("sdb")
     host.volumes.attach(VOLUME)
     assert host.volumes.detach(VOLUME).was_here
-    assert [session.target for session in host.kernel.sessions()] == [target_of(other)]
+    left = [session.target for session in host.kernel.sessions()]
+    assert left == [target_of(other), target_of(coming)]
 
 
 def test_a_detach_lets_go_before_the_attachment_goes(host: FolderHost) -> None:
@@ -395,6 +411,22 @@ def test_an_attachment_that_is_gone_leaves_a_disk_to_remove(
     assert gone.was_here and gone.attachment_ids == ()
     assert host.left() == []
     assert not any(line.startswith("sync") for line in host.log), "nobody would take it"
+
+
+def test_one_path_beside_the_multipath_device_counts_too(host: FolderHost) -> None:
+    host.volumes.attach(VOLUME, multipath=True)
+    host.kernel.log_in(target_of(VOLUME), "192.0.2.13:3260")
+    mountinfo = host.kernel.root / "proc/self/mountinfo"
+    mountinfo.write_text("25 1 8:48 / /srv rw - ext4 /dev/sdc rw\n")
+    with pytest.raises(InUse, match="/dev/sdc is mounted"):
+        host.volumes.detach(VOLUME)
+
+
+def test_a_disk_that_multipathd_was_told_of_and_did_not_take(host: FolderHost) -> None:
+    with patch.object(host.kernel, "assemble", lambda wwid: None), pytest.raises(DiskMissing):
+        host.volumes.attach(VOLUME, multipath=True)
+    assert any("multipath -a" in line for line in host.log)
+    assert host.left() == []
 
 
 def test_a_multipath_device_without_paths_goes_too(host: FolderHost) -> None:

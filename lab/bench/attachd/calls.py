@@ -5,27 +5,25 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from targetd_driver import TargetdDriver, TlsFiles
+from targetd_driver import Endpoint, TargetdDriver
 
 from lab.bench.attachd.api import Api
 from lab.bench.attachd.cinder import Cinder
 from lab.bench.attachd.clients import Calls, Outcome
-from lab.bench.attachd.manager import Manager
+from lab.bench.attachd.manager import Manager, Wrap
 from lab.bench.attachd.processes import Program, module
 from lab.bench.attachd.rows import Per, Row
 from lab.bench.inside.report import milliseconds, p50, percentile
 from lab.errors import LabError
 from lab.lab import Lab
 from lab.program import run
-from lab.storage import GIBIBYTE, GROUP, StorageHost, spec
+from lab.storage import GIBIBYTE, GROUP, GRPC_PORT, StorageHost, spec
 
 HOST, POOL = "storage", "thin"
 # A thin pool promises 20 times its size at most.
@@ -33,8 +31,6 @@ DISK_BYTES = 32 * GIBIBYTE
 CLIENTS_SECONDS = 1800.0
 VOLUME_SECONDS = 60.0
 POLL_SECONDS = 0.1
-# A volume takes long to make, and Cinder makes no two at once.
-MAKERS = 4
 KINDS = ("create", "delete")
 ERRORS_SAID = 3
 
@@ -67,6 +63,8 @@ class Subject:
     arguments: Sequence[str]
     volume_ids: Sequence[str]
     program: Program | None = None
+    # What puts the clients on its network.
+    wrap: Wrap = list
     # Of the step that is measured, one for each turn.
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -74,7 +72,7 @@ class Subject:
         """Raises LabError."""
         clients = "lab.bench.attachd.clients"
         done = run(
-            module(clients, "--clients", str(step.clients), *self.arguments),
+            self.wrap(module(clients, "--clients", str(step.clients), *self.arguments)),
             stdin=json.dumps(self.volume_ids[: step.volumes]),
             timeout_seconds=CLIENTS_SECONDS,
         )
@@ -127,30 +125,43 @@ class Comparison:
         with TargetdDriver(host.endpoint) as driver:
             for id_ in ids:
                 driver.volumes.create(id_, GIBIBYTE, POOL)
-        tls = _files(host).ca.parent
-        arguments = ["--endpoint", host.endpoint.address, "--tls", str(tls)]
-        return Subject("storage host", arguments, ids)
+        endpoint = on_network(host)
+        assert endpoint.tls is not None
+        arguments = ["--endpoint", endpoint.address, "--tls", str(endpoint.tls.ca.parent)]
+        return Subject("storage host", arguments, ids, wrap=host.node.network.wrap)
 
     def _attachd(self, stack: ExitStack, host: StorageHost) -> Subject:
+        """On the lab's network, as the clients that call it, and on its loopback."""
         self._part("starting attachd")
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="attachd-")))
-        manager = Manager(folder, {HOST: host.endpoint})
+        network = host.node.network
+        manager = Manager(folder, {HOST: on_network(host)}, wrap=network.wrap)
         stack.callback(manager.close)
-        return self._site("attachd", manager, manager.port, f"{HOST}#{POOL}")
+        with network.entered():
+            ids = self._make_volumes("attachd", manager.port, f"{HOST}#{POOL}")
+        arguments = ["--port", str(manager.port)]
+        return Subject("attachd", arguments, ids, manager, network.wrap)
 
     def _cinder(self, stack: ExitStack) -> Subject:
         self._part("starting cinder")
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="cinder-")))
         cinder = Cinder(folder)
         stack.callback(cinder.close)
-        return self._site("cinder", cinder, cinder.port)
+        ids = self._make_volumes("cinder", cinder.port)
+        return Subject("cinder", ["--port", str(cinder.port)], ids, cinder)
 
-    def _site(self, name: str, program: Program, port: int, place: str | None = None) -> Subject:
+    def _make_volumes(self, name: str, port: int, place: str | None = None) -> list[str]:
         self._say(f"{name} makes {self._volumes} volumes")
+        api = Api(port)
         wanted = {"size": 1, "availability_zone": place}
-        with ThreadPoolExecutor(MAKERS) as makers:
-            made = makers.map(lambda _: make_volume(port, wanted), range(self._volumes))
-        return Subject(name, ["--port", str(port)], list(made), program)
+        made = [
+            api.ask("POST", "volumes", {"volume": wanted})["volume"]["id"]
+            for _ in range(self._volumes)
+        ]
+        for id_ in made:
+            wait_available(api, id_)
+        api.close()
+        return made
 
     def _measure(self, step: Step, subjects: Sequence[Subject]) -> None:
         clients = f"{step.clients} client{'s' if step.clients > 1 else ''}"
@@ -209,20 +220,16 @@ def storage_host(folder: Path, say: Callable[[str], None]) -> Iterator[StorageHo
         host.close()
 
 
-def _files(host: StorageHost) -> TlsFiles:
-    files = host.endpoint.tls
-    assert files is not None, "the lab's hosts are reached over TCP"
-    return files
+def on_network(host: StorageHost) -> Endpoint:
+    """As programs on the lab's network reach it: without the lab's relay in between."""
+    return replace(host.endpoint, address=f"{host.node.address}:{GRPC_PORT}")
 
 
-def make_volume(port: int, wanted: Mapping[str, Any]) -> str:
-    """Returns the id of one that is there. Raises ApiError, LabError."""
-    api = Api(port)
-    id_ = api.ask("POST", "volumes", {"volume": wanted})["volume"]["id"]
+def wait_available(api: Api, volume_id: str) -> None:
+    """Raises ApiError; LabError for one that does not come to be."""
     end = time.monotonic() + VOLUME_SECONDS
-    while (status := api.ask("GET", f"volumes/{id_}")["volume"]["status"]) != "available":
+    path = f"volumes/{volume_id}"
+    while (status := api.ask("GET", path)["volume"]["status"]) != "available":
         if status == "error" or time.monotonic() > end:
-            raise LabError(f"volume {id_} of port {port} is {status}")
+            raise LabError(f"{path} is {status}")
         time.sleep(POLL_SECONDS)
-    api.close()
-    return str(id_)

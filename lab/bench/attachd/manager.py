@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from targetd_driver import Endpoint
 
 from lab.bench.attachd.processes import Program, module
 from lab.program import run
+
+Wrap = Callable[[Sequence[str]], list[str]]
 
 START_SECONDS = 60.0
 COMMAND_SECONDS = 60.0
@@ -35,7 +37,8 @@ ca = "{tls.ca}"
 class Manager(Program):
     """Serves the storage hosts given, by their names. Raises LabError when it does not start.
 
-    ``program`` is the module that runs it, with its arguments.
+    ``program`` is the module that runs it, with its arguments; ``wrap`` puts it somewhere else
+    than on the network of this machine.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Manager(Program):
         hosts: Mapping[str, Endpoint],
         database: str = "",
         program: Sequence[str] = ("attachd",),
+        wrap: Wrap = list,
     ) -> None:
         configuration = folder / "attachd.toml"
         text = CONFIGURATION.format(
@@ -56,10 +60,10 @@ class Manager(Program):
         given = ["--config", str(configuration)]
         for name, endpoint in hosts.items():
             run(
-                module("attachd", *given, "host", "add", name, endpoint.address),
+                wrap(module("attachd", *given, "host", "add", name, endpoint.address)),
                 timeout_seconds=COMMAND_SECONDS,
             )
-        super().__init__("attachd", module(*program, *given), folder / "log")
+        super().__init__("attachd", wrap(module(*program, *given)), folder / "log")
         try:
             self.port = int(self.wait_for(_port, START_SECONDS))
         except BaseException:

@@ -45,8 +45,8 @@ A value marked with ! is over its limit.
 clients: so many threads of a program beside, each with a connection that is kept, calling one after
   the other; first all volumes are attached by all clients, then all are detached, and ours and
   Cinder's turns alternate. Times and rates are of calls that were good, errors of all others.
-attachd: over REST, its records in SQLite, mutual TLS to targetd, real LVM and LIO on a node of the
-  lab, which is one processor; the way there leads through a relay of this program.
+attachd: over REST, its records in SQLite, mutual TLS over the lab's network to targetd, real LVM
+  and LIO on a node of the lab, which is one processor.
 cinder: the same program with the same bodies. API, scheduler and volume manager of Cinder's release
   are one process; between them messages pass in memory, at once; SQLite, no identity, and a volume
   driver that does nothing: what is missing in it is all of the storage host's work.
