@@ -17,8 +17,9 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
 CODE := targetd attachd drivers lab tests package
 
-PARTS := lab-crashes lab-contract lab-service lab-attachd lab-others
-.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) bench format lock packages deb install uninstall \
+# lab-attachd is not among them yet: docs/limitations.md
+PARTS := lab-crashes lab-contract lab-service lab-others
+.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) lab-attachd bench format lock packages deb install uninstall \
     install-attachd uninstall-attachd clean help
 
 help:
@@ -84,13 +85,13 @@ attachd: $(VENV)/ready build/clients/ready
 
 # Each part has labs of its own; the storage host of each wants a processor for itself.
 AT_ONCE := $(shell [ "$$(nproc)" -gt 3 ] && echo 3 || echo 2)
-lab-test: packages $(VENV)/ready build/initiator build/clients/ready build/brick/ready
+lab-test: packages $(VENV)/ready
 	@$(MAKE) --no-print-directory --jobs=$(AT_ONCE) $(PARTS)
 
 # Each tells how far it is, in whole lines that say whose they are.
-$(PARTS): export PYTHONUNBUFFERED := 1
-$(PARTS): SHELL := bash
-$(PARTS): .SHELLFLAGS := -o pipefail -c
+$(PARTS) lab-attachd: export PYTHONUNBUFFERED := 1
+$(PARTS) lab-attachd: SHELL := bash
+$(PARTS) lab-attachd: .SHELLFLAGS := -o pipefail -c
 TELL = 2>&1 | (trap '' INT; exec sed --unbuffered 's/^/$@: /')
 
 lab-contract:
@@ -101,10 +102,11 @@ CRASHES := test_daemon.py test_power_cuts.py test_lost_writes.py
 lab-crashes:
 	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
 
-ATTACHD := test_attachd.py test_attachd_docs.py test_attachd_package.py test_local_attach.py
+ATTACHD := test_attachd_package.py test_local_attach.py
+ATTACHD_BENCH := tests/lab/test_bench.py::test_a_quick_run_of_attachd_has_every_row
 
-lab-attachd:
-	$(PYTHON) -m pytest $(ATTACHD:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
+lab-attachd: packages $(VENV)/ready build/initiator build/clients/ready build/brick/ready
+	$(PYTHON) -m pytest $(ATTACHD:%=tests/lab/%) $(ATTACHD_BENCH) -m lab --verbose --durations=5 $(TELL)
 
 SERVICE := test_operator_docs.py test_package.py test_readme.py test_service.py
 
@@ -113,7 +115,8 @@ lab-service:
 
 lab-others:
 	$(PYTHON) -m pytest tests/lab $(CRASHES:%=--ignore=tests/lab/%) \
-	    $(ATTACHD:%=--ignore=tests/lab/%) $(SERVICE:%=--ignore=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
+	    $(ATTACHD:%=--ignore=tests/lab/%) $(SERVICE:%=--ignore=tests/lab/%) \
+	    --deselect $(ATTACHD_BENCH) -m lab --verbose --durations=5 $(TELL)
 
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)

@@ -16,6 +16,24 @@ PAGES = _LISTED.findall(_OF_TARGETD)
 ATTACHD_PAGES = _LISTED.findall(_OF_ATTACHD)
 
 
+# Whose names begin a command, where it stands in a sentence or a table.
+PROGRAMS = frozenset(
+    {
+        "apt-get",
+        "blockdev",
+        "chmod",
+        "dmsetup",
+        "journalctl",
+        "lunctl",
+        "lvchange",
+        "lvconvert",
+        "lvcreate",
+    }
+    | {"lvextend", "lvremove", "make", "modprobe", "mount", "ps", "pvchange", "pvck", "ss"}
+    | {"systemctl", "targetd", "vgcfgrestore", "vgchange", "vgextend", "vgimport", "vgrename"}
+)
+
+
 @dataclass(frozen=True)
 class Step:
     """A command, or the content of a file (``kind`` is toml, nft, ...)."""
@@ -41,3 +59,10 @@ def steps(page: str) -> Iterator[Step]:
             section = line.lstrip("# ")
         elif line.startswith("    "):
             yield Step(page, section, "command", line.strip())
+
+
+def commands_in_sentences(page: str) -> list[str]:
+    """Those of more than one word; the others name programs."""
+    text = re.sub(r"^```.*?^```", "", (DOCS / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    found = [" ".join(words.split()) for words in re.findall(r"`([^`]+)`", text)]
+    return [one for one in found if " " in one and one.split()[0] in PROGRAMS]

@@ -23,7 +23,7 @@ from tests.conftest import LAB_FOLDER
 from tests.hosts import MEBIBYTE
 from tests.lab.conftest import LATER, prepare_for_packages
 from tests.lab.disks import fill, same
-from tests.pages import PAGES, Step, steps
+from tests.pages import PAGES, Step, commands_in_sentences, steps
 
 pytestmark = pytest.mark.lab
 
@@ -38,12 +38,48 @@ EXEMPT = {
     " a namespace, is asked whether it takes the rules",
     "yaml": "it is Prometheus' configuration",
 }
+# Commands that stand in a sentence or a table, and in none of the steps: with what they need here.
+IN_SENTENCES = {
+    "journalctl OPERATION_ID=ID": "journalctl --quiet OPERATION_ID=ID",
+    "journalctl INCIDENT=ID": "journalctl --quiet INCIDENT=ID",
+    "ps -C lvm -o pid,stat,etime,args": "sleep 9 & ps -p $! -o pid,stat,etime,args",
+    "dmsetup info | grep -B1 SUSPENDED": "lvcreate --yes --name scratch --size 4M storage"
+    " && dmsetup suspend storage-scratch && dmsetup info | grep -B1 SUSPENDED"
+    " && dmsetup resume storage-scratch",
+    "dmsetup wipe_table --force DEVICE": "dmsetup wipe_table --force storage-scratch"
+    " && lvremove --yes storage/scratch",
+    "lvextend -L +SIZE GROUP/POOL": "lvextend -L +64M storage/thin",
+    "lvextend --poolmetadatasize +256M GROUP/POOL": "lvextend --poolmetadatasize +256M"
+    " storage/thin",
+    "vgextend --metadatasize 64m GROUP DISK": "vgextend --metadatasize 64m storage /dev/ubdc",
+    "pvchange --metadataignore y OLD_DISK": "pvchange --metadataignore y /dev/ubdb",
+    "chmod 600": "chmod 600 /var/lib/targetd/host.key",
+    "blockdev --getro /dev/DISK": "blockdev --getro /dev/DISK",
+    "lvconvert --repair": "lvchange --activate n storage/thin"
+    " && lvconvert --yes --repair storage/thin",
+    "lvchange --activate y": "lvchange --activate y storage/thin",
+    "lvchange --zero y": "lvchange --zero n storage/thin && lvchange --zero y storage/thin",
+    "lunctl setup --root /tmp/targetd": "lunctl setup --root /tmp/targetd",
+    "lunctl volume create --from-snapshot": "lunctl snapshot create VOLUME SNAPSHOT"
+    " && lunctl volume create --from-snapshot SNAPSHOT --wait",
+    "modprobe --all target_core_mod target_core_iblock iscsi_target_mod": "modprobe --all"
+    " target_core_mod target_core_iblock iscsi_target_mod",
+    "mount -t configfs configfs /sys/kernel/config": "umount --lazy /sys/kernel/config"
+    " && mount -t configfs configfs /sys/kernel/config",
+    "ss -ltnp": "ss -ltnp",
+}
+NOT_HERE = {
+    "make deb": "the package that is installed here was made by it",
+    "make uninstall": "test_package.py has it",
+    "dmsetup message": "it is for devices of a kind that is not here",
+}
 # Ends with 1 where it has found something: nothing keeps a node's clock.
 ALLOWED = {"lunctl doctor": (0, 1)}
 UNKEPT = {"clock", "certificates"}
 KEPT = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 GONE = "9b1deb4d-3b7d-4bad-9bdd-2b0d7b3dcb6d"
 REVOKED = "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
+SNAPSHOT = "f47ac10b-58cc-4372-a567-0e02b2c3d479"
 NEW = "6ec0bd7f-11c0-43da-975e-2a8ad9ebae0b"
 LINE = b"kept over all of it\n"
 FILLED_BYTES = 4 * MEBIBYTE
@@ -69,6 +105,7 @@ class Site:
             "DISK": "ubdb",
             "VOLUME": KEPT,
             "GONE": GONE,
+            "SNAPSHOT": SNAPSHOT,
             "IQN": self.hosts["a"].name,
         }
         self.has_package(__version__)
@@ -129,9 +166,7 @@ class Site:
     def _do(self, step: Step) -> str:
         if step.text in EXEMPT or step.kind in EXEMPT:
             return ""
-        text = step.text
-        for name, value in self.values.items():
-            text = re.sub(rf"(?<![\w.]){re.escape(name)}\b", value, text)
+        text = self.filled_in(step.text)
         if step.kind == "toml":
             self._configure(text)
             return ""
@@ -144,6 +179,11 @@ class Site:
             return ""
         done = self.run(text, ALLOWED.get(text, (0,)))
         return done.stdout + done.stderr
+
+    def filled_in(self, text: str) -> str:
+        for name, value in self.values.items():
+            text = re.sub(rf"(?<![\w.]){re.escape(name)}\b", value, text)
+        return text
 
     def _configure(self, text: str) -> None:
         there = self.node.read(CONFIGURATION).decode()
@@ -193,7 +233,7 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def site(packages: Future[Path]) -> Iterator[Site]:
-    storage = Spec("storage", (1 << 30, 1 << 30), memory_mib=1024, systemd=True)
+    storage = Spec("storage", (1 << 30, 1 << 30, 1 << 30), memory_mib=1024, systemd=True)
     with Lab(LAB_FOLDER, [storage, Spec("a"), Spec("b")]) as lab:
         yield Site(lab, packages.result())
 
@@ -210,6 +250,7 @@ def test_the_guides(site: Site) -> None:
     story.replace_the_host()
     story.begin_anew()
     _troubleshoot(site, story)
+    _do_what_sentences_say(site)
     _upgrade_and_remove(site)
     told = {step for page in PAGES for step in steps(page)}
     exempt = {step for step in told if step.text in EXEMPT or step.kind in EXEMPT}
@@ -365,6 +406,15 @@ def _troubleshoot(site: Site, story: Story) -> None:
     extend = "lvextend --size +64M storage/thin"
     site.follow("troubleshoot.md", "A pool is full", {extend: make_thin_pool})
     site.follow("troubleshoot.md", "A call says INTERNAL")
+
+
+def _do_what_sentences_say(site: Site) -> None:
+    done = [step.text for page in PAGES for step in steps(page)]
+    told = [command for page in PAGES for command in commands_in_sentences(page)]
+    left = [one for one in told if not any(text.startswith(one) for text in done)]
+    assert set(left) == IN_SENTENCES.keys() | NOT_HERE.keys()
+    for line in IN_SENTENCES.values():
+        site.run(site.filled_in(line))
 
 
 def _upgrade_and_remove(site: Site) -> None:
