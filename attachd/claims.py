@@ -23,7 +23,7 @@ from sqlalchemy import update
 
 from attachd.clock import Clock, now
 from attachd.database.records import Changes, Records
-from attachd.database.schema import volumes
+from attachd.database.schema import NO_CLAIM, volumes
 from attachd.errors import Busy, NotFound, OutcomeUnknown, RecordsUnavailable
 from attachd.model import Attachment, Caller, Volume, VolumeStatus
 
@@ -39,6 +39,8 @@ def hold_seconds(timeout_seconds: float) -> float:
 
 HOLD_SECONDS = hold_seconds(30.0)
 WAIT_SECONDS = 30.0
+# Threads of this process that wait for one volume: one that hangs is not to hold them all.
+WAITING_MAX = 16
 # Between two looks at a claim of another process: doubled each time.
 LOOK_SECONDS, LOOK_SECONDS_MAX = 0.005, 0.25
 
@@ -182,11 +184,6 @@ class Claim:
                 changes.update_volume(self._volume_id, only_claimed_by=self._holder, **NO_CLAIM)
 
 
-NO_CLAIM: dict[str, Any] = dict.fromkeys(
-    ("claimed_by", "claimed_for", "claimed_since", "claimed_until")
-)
-
-
 class Claims:
     """``name`` tells people which process it is, and ``instance`` itself what it was before."""
 
@@ -197,13 +194,14 @@ class Claims:
         hold_seconds: float = HOLD_SECONDS,
         wait_seconds: float = WAIT_SECONDS,
         instance: str = "",
+        waiting_max: int = WAITING_MAX,
     ) -> None:
         self.records = records
         self.name = name
         self.instance = instance
         self.hold_seconds = hold_seconds
         self.wait_seconds = wait_seconds
-        self.turns = Turns(records.clock)
+        self.turns = Turns(records.clock, waiting_max)
 
     @contextmanager
     def hold(
@@ -313,23 +311,28 @@ class _Place:
 class Turns:
     """One thread at a time for each volume, in the order in which they came."""
 
-    def __init__(self, clock: Clock = now) -> None:
+    def __init__(self, clock: Clock = now, waiting_max: int = WAITING_MAX) -> None:
         self._clock = clock
+        self._waiting_max = waiting_max
         self._lock = threading.Lock()
         # Of each volume that somebody works on: who waits. The first has its turn.
         self._queues = defaultdict[str, deque[_Place]](deque)
 
     @contextmanager
     def taken(self, volume_id: str, purpose: str, wait_seconds: float) -> Iterator[None]:
-        """Raises Busy when the turn does not come in time."""
+        """Raises Busy when the turn does not come in time, or too many wait for theirs."""
         mine = _Place(purpose, threading.Event())
         with self._lock:
             queue = self._queues[volume_id]
+            if len(queue) > self._waiting_max:
+                raise self._busy(volume_id, queue, len(queue) - 1)
             queue.append(mine)
             self._advance(queue)
         try:
             if not mine.has_turn.wait(wait_seconds):
-                raise self._busy(volume_id, queue)
+                with self._lock:
+                    # The one who asks is still among them.
+                    raise self._busy(volume_id, queue, len(queue) - 2)
             yield
         finally:
             with self._lock:
@@ -348,12 +351,9 @@ class Turns:
             queue[0].since = self._clock()
             queue[0].has_turn.set()
 
-    def _busy(self, volume_id: str, queue: deque[_Place]) -> Busy:
-        with self._lock:
-            first = queue[0]
+    def _busy(self, volume_id: str, queue: deque[_Place], others: int) -> Busy:
+        first = queue[0]
         since = _shown(first.since or self._clock())
-        # The one who asks is still among them.
-        others = self.waiting(volume_id) - 1
         return Busy(
             f"volume {volume_id} is busy: {first.purpose} since {since}, and {others} more are "
             "waiting; try again"

@@ -204,11 +204,23 @@ def resume_host(context: click.Context, name: str) -> None:
 
 @host.command("remove")
 @click.argument("name")
+@click.option("--lost", is_flag=True, help="It never comes back: forget its volumes too.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask, with --lost.")
 @click.pass_context
-def remove_host(context: click.Context, name: str) -> None:
-    """Forget a storage host that has no volumes; nothing changes on it."""
+def remove_host(context: click.Context, name: str, lost: bool, yes: bool) -> None:
+    """Forget a storage host that has no volumes; nothing changes on it.
+
+    With --lost it may have some, when it does not answer any more: they are forgotten with it, and
+    so are their attachments and snapshots.
+    """
     with opened(context) as site:
-        site.services.hosts.remove(name)
+        if lost:
+            question = f"Forget storage host {name} with all volumes that it had?"
+            yes or click.confirm(question, abort=True, err=True)
+            counts = site.services.hosts.forget(name)
+            say(", ".join(f"{number} {kind}" for kind, number in counts.items()) + " forgotten.")
+        else:
+            site.services.hosts.remove(name)
     say(f"Storage host {name} is removed.")
 
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from targetd_driver import DriverError, NotFound, Refused, TargetdDriver
+from targetd_driver.connections import Connection, Connections
 
 from attachd.errors import Invalid, of_driver
 from attachd.model import (
@@ -18,6 +19,9 @@ from attachd.model import (
 )
 
 log = logging.getLogger(__name__)
+
+# Who shares a volume is told beside what was asked for: not worth a long wait.
+SHARED_SECONDS = 5.0
 
 
 class Drivers(Protocol):
@@ -75,25 +79,41 @@ class Grants:
         except DriverError as error:
             log.warning("volume %s: its target stays: %s", self._volume["id"], error)
 
+    def seen(self, attachment_id: str) -> Connection | None:
+        """What the host has of it; None when that is nothing."""
+        try:
+            return self._driver.connections.get(self._volume["id"], attachment_id)
+        except NotFound:
+            return None
+
     def others(self, attachment_id: str) -> tuple[SharedConnection, ...]:
         """Who else has access to the volume, as the kernel says now. Raises AttachError."""
         volume_id = self._volume["id"]
         try:
-            ids = [one.attachment_id for one in self._driver.connections.list(volume_id)]
-            found = [self._seen(volume_id, id_) for id_ in ids if id_ != attachment_id]
+            connections = self._driver.connections.within(SHARED_SECONDS)
+            ids = [one.attachment_id for one in connections.list(volume_id)]
+            found = [self._seen(connections, id_) for id_ in ids if id_ != attachment_id]
         except DriverError as error:
             raise of_driver(error, self.host) from error
         return tuple(one for one in found if one is not None)
 
-    def _seen(self, volume_id: str, attachment_id: str) -> SharedConnection | None:
+    def _seen(self, connections: Connections, attachment_id: str) -> SharedConnection | None:
         # The list has logins as they were when the host looked last.
         try:
-            one = self._driver.connections.get(volume_id, attachment_id)
+            one = connections.get(self._volume["id"], attachment_id)
         except NotFound:
             return None
         return SharedConnection(
             one.attachment_id, one.initiator, one.host, one.authorized, one.logged_in
         )
+
+
+def is_as_recorded(granted: Connection | None, attachment: Attachment) -> bool:
+    """Whether the access of one that should have it is its connector's, in its mode."""
+    return granted is not None and (granted.initiator.lower(), granted.access_mode) == (
+        initiator_of(attachment.connector),
+        attachment.attach_mode,
+    )
 
 
 def validate_connector(driver: TargetdDriver, host: str, connector: Connector) -> None:

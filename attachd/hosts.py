@@ -214,6 +214,29 @@ class Hosts:
             host_records.remove(connection, name)
         self.refresh()
 
+    def forget(self, name: str) -> Mapping[str, int]:
+        """Remove a host that is lost for good, with its volumes, their attachments and snapshots.
+
+        Returns how many of each there were. Raises NotFound; InUse when the host answers.
+        """
+        self.refresh()
+        try:
+            self.verified(name)
+        except HostUnavailable:
+            pass
+        else:
+            raise InUse(
+                f"storage host {name} answers, so it is not lost: delete its volumes, then remove "
+                "it without --lost"
+            )
+        with self._database.writing() as connection:
+            if host_records.state(connection, name, change=True) is None:
+                raise NotFound("Storage host", name)
+            forgotten = host_records.remove_volumes(connection, name)
+            host_records.remove(connection, name)
+        self.refresh()
+        return forgotten
+
     def refresh(self) -> None:
         """Take over the records as they are."""
         with self._database.reading() as connection:

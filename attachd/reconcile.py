@@ -23,8 +23,9 @@ from targetd_driver import errors as driver_errors
 from attachd.claims import Claims
 from attachd.database.records import Records
 from attachd.errors import AttachError, Busy, NotFound, of_driver
+from attachd.grants import is_as_recorded
 from attachd.hosts import Hosts
-from attachd.model import Attachment, Snapshot, Volume
+from attachd.model import Attachment, Snapshot, Volume, VolumeStatus
 from attachd.settling import Settling
 from attachd.transitions import GRANTED, UNFINISHED, state_of
 from attachd.unfinished import Unfinished
@@ -79,6 +80,7 @@ class HostPass:
         driver = self._hosts.verified(self.host)
         self.cut_off()
         self._compare(driver)
+        self._look_for_volumes(driver)
 
     # What was cut off
 
@@ -105,29 +107,23 @@ class HostPass:
 
     def _compare(self, driver: TargetdDriver) -> None:
         try:
-            there = {(one.volume_id, one.attachment_id) for one in driver.connections.list()}
+            there = {(one.volume_id, one.attachment_id): one for one in driver.connections.list()}
         except DriverError as error:
             raise of_driver(error, self.host) from error
         for attachment in self._attachments():
-            place = (attachment.volume_id, attachment.id)
-            if state_of(attachment) in GRANTED and place not in there:
-                self._try(f"attachment {attachment.id}", self._give_again, driver, attachment)
-            if state_of(attachment) in GRANTED | UNFINISHED:
-                there.discard(place)
+            if state_of(attachment) not in GRANTED | UNFINISHED:
+                continue
+            granted = there.pop((attachment.volume_id, attachment.id), None)
+            if state_of(attachment) in GRANTED and not is_as_recorded(granted, attachment):
+                self._try(f"attachment {attachment.id}", self._settling.give_again, attachment)
         if there:
-            self._revoke_strays(driver, there)
+            self._revoke_strays(driver, set(there))
 
     def _attachments(self) -> Iterator[Attachment]:
         after = ("", "")
         while page := self._records.attachments_of_host(self.host, after):
             yield from page
             after = (page[-1].volume_id, page[-1].id)
-
-    def _give_again(self, driver: TargetdDriver, attachment: Attachment) -> None:
-        if self._is_there(driver, attachment.volume_id, attachment.id):
-            return
-        if self._settling.give_again(attachment):
-            log.warning("attachment %s: its access was lost, and is given again", attachment.id)
 
     def _revoke_strays(self, driver: TargetdDriver, there: set[tuple[str, str]]) -> None:
         """Others' volumes, of which we have no records, are not touched."""
@@ -139,18 +135,26 @@ class HostPass:
                 self._try(what, self._revoke_stray, driver, volume_id, attachment_id)
 
     def _revoke_stray(self, driver: TargetdDriver, volume_id: str, attachment_id: str) -> None:
-        if self._is_there(driver, volume_id, attachment_id):
-            self._settling.revoke_stray(volume_id, attachment_id)
-
-    def _is_there(self, driver: TargetdDriver, volume_id: str, attachment_id: str) -> bool:
-        """A second look: the records and the host were not read at the same moment."""
+        # A second look: the records and the host were not read at the same moment.
         try:
             driver.connections.get(volume_id, attachment_id)
         except driver_errors.NotFound:
-            return False
+            return
         except DriverError as error:
             raise of_driver(error, self.host) from error
-        return True
+        self._settling.revoke_stray(volume_id, attachment_id)
+
+    # Volumes
+
+    def _look_for_volumes(self, driver: TargetdDriver) -> None:
+        """Those that nobody uses, and that are not there, would be found out by who attaches."""
+        try:
+            there = {volume.volume_id for volume in driver.volumes.list()}
+        except DriverError as error:
+            raise of_driver(error, self.host) from error
+        for volume in _all(lambda after: self._records.volumes_of_host(self.host, after)):
+            if volume.status is VolumeStatus.AVAILABLE and volume.id not in there:
+                self._try(f"volume {volume.id}", self._unfinished.missing, volume)
 
     def _try(self, what: str, work: Callable[..., object], *arguments: object) -> None:
         """One that is not to be done now does not keep the others from it.

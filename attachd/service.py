@@ -66,7 +66,14 @@ class Site:
             records = Records(self.database)
             name = f"{socket.gethostname()}:{os.getpid()}"
             hold_seconds = claims_held(config.host_timeout_seconds)
-            self.claims = claims = Claims(records, name, hold_seconds, instance=instance)
+            self.claims = claims = Claims(
+                records,
+                name,
+                hold_seconds,
+                instance=instance,
+                # One volume leaves half of the threads to the others.
+                waiting_max=max(1, config.threads // 2),
+            )
             self.hosts = Hosts(self.database, _reach(config), _marks(config))
             self.tokens = Tokens(self.database)
             # Where there are secrets already, another key would be worse than none.

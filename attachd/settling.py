@@ -16,7 +16,7 @@ from attachd.claims import Claims
 from attachd.connecting import Connecting
 from attachd.database.records import Records
 from attachd.errors import OutcomeUnknown, of_driver
-from attachd.grants import Drivers, Grants
+from attachd.grants import Drivers, Grants, is_as_recorded
 from attachd.model import Attachment, Origin
 from attachd.transitions import GRANTED, UNFINISHED, Event, State, state_of
 
@@ -82,9 +82,9 @@ class Settling:
         return True
 
     def give_again(self, found: Attachment) -> bool:
-        """Give the access that the record says and the storage host has lost.
+        """Give the access that the record says, where the storage host has none or another.
 
-        Returns whether the record still says so.
+        Returns whether that was so.
         """
         with self._claims.hold(found.volume_id, "reconcile", wait_seconds=0) as claim:
             with claim.begin() as step:
@@ -93,7 +93,20 @@ class Settling:
                     step.is_last = True
                     return False
                 grants = Grants(self._hosts.driver(step.volume.host), step.volume)
+            try:
+                # The records and the host were not read at the same moment.
+                there = grants.seen(attachment.id)
+                right = is_as_recorded(there, attachment)
+                if there is not None and not right:
+                    grants.revoke(attachment.id)
+            except DriverError as error:
+                raise of_driver(error, grants.host) from error
+            if right:
+                with claim.end():
+                    return False
             self._connecting.renew(claim, grants, attachment)
+        had = f"{there.initiator}'s, {there.access_mode}" if there else "lost"
+        log.warning("attachment %s: its access was %s, and is given again", attachment.id, had)
         return True
 
     def revoke_stray(self, volume_id: str, attachment_id: str) -> bool:

@@ -6,7 +6,7 @@ They are made and deleted in the volume's turn, so that a volume never goes unde
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -90,6 +90,21 @@ class Snapshots:
             if values and not changes.update_snapshot(snapshot_id, **values):
                 raise NotFound("Snapshot", snapshot_id)
         return replace(snapshot, **values)
+
+    def change_metadata(
+        self,
+        caller: Caller,
+        snapshot_id: str,
+        change: Callable[[Mapping[str, str]], Mapping[str, str]],
+    ) -> Mapping[str, str]:
+        """``change`` makes of all there are what there is to be. Raises NotFound, and its own."""
+        with self._records.writing() as changes:
+            snapshot = changes.locked_snapshot(snapshot_id)
+            if snapshot is None or not caller.may_see(snapshot.project_id):
+                raise NotFound("Snapshot", snapshot_id)
+            metadata = change(snapshot.metadata)
+            changes.update_snapshot(snapshot_id, metadata=metadata)
+        return metadata
 
     def delete(self, caller: Caller, snapshot_id: str) -> None:
         """What it held is wiped in the background. It may be deleting for a while.

@@ -92,6 +92,30 @@ class Unfinished:
             "volume %s: not done, after it was cut off %s: %s", volume.id, volume.status, reason
         )
 
+    def missing(self, found: Volume) -> None:
+        """One that is available, and that its storage host did not name: in an error, if so."""
+        with self._claims.hold(found.id, PURPOSE, wait_seconds=0) as claim:
+            with claim.begin() as step:
+                driver = self._hosts.driver(step.volume.host)
+                step.is_last = step.volume.status is not VolumeStatus.AVAILABLE
+            if step.is_last:
+                return
+            try:
+                driver.volumes.get(found.id)
+                reason = ""
+            except NotFound:
+                reason = (
+                    f"storage host {found.host} has no such volume any more; bring it back there "
+                    "and reset its status, or delete it"
+                )
+            except DriverError as error:
+                raise of_driver(error, found.host) from error
+            with claim.end() as step:
+                if reason:
+                    step.set_status(VolumeStatus.ERROR, reason)
+        if reason:
+            log.error("volume %s: %s", found.id, reason)
+
     def snapshot(self, found: Snapshot) -> None:
         with self._claims.hold(found.volume_id, PURPOSE, wait_seconds=0) as claim:
             with claim.begin() as step:

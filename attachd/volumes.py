@@ -7,7 +7,7 @@ creating, extending or deleting, and attachd goes on with it (unfinished.py).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -231,6 +231,21 @@ class Volumes:
             if values:
                 changes.update_volume(volume_id, **values)
         return replace(volume, **values)
+
+    def change_metadata(
+        self,
+        caller: Caller,
+        volume_id: str,
+        change: Callable[[Mapping[str, str]], Mapping[str, str]],
+    ) -> Mapping[str, str]:
+        """``change`` makes of all there are what there is to be. Raises NotFound, and its own."""
+        with self._records.writing() as changes:
+            volume = changes.locked_volume(volume_id)
+            if volume is None or not caller.may_see(volume.project_id):
+                raise NotFound("Volume", volume_id)
+            metadata = change(volume.metadata)
+            changes.update_volume(volume_id, metadata=metadata)
+        return metadata
 
     def extend(self, caller: Caller, volume_id: str, size_gib: int) -> Volume:
         """Grow it, also while it is in use; its attaching hosts have to look again.

@@ -9,8 +9,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from attachd import clock
 from attachd.database import rows
-from attachd.database.schema import hosts, volumes
-from attachd.model import HostState, StorageHost
+from attachd.database.schema import NO_CLAIM, attachments, hosts, snapshots, volumes
+from attachd.model import AttachStatus, HostState, StorageHost
 
 _LIVE = select(hosts).where(hosts.c.delete_time.is_(None))
 
@@ -67,6 +67,34 @@ def remove(connection: Connection, name: str) -> None:
     """The record stays for the deleted volumes that name it."""
     change = update(hosts).where(hosts.c.name == name)
     connection.execute(change.values(delete_time=clock.now()))
+
+
+def remove_volumes(connection: Connection, name: str) -> Mapping[str, int]:
+    """Of the host, with their attachments and snapshots: how many of each there were.
+
+    Who works on one of the volumes meanwhile finds out that it is not his any more.
+    """
+    of_host = select(volumes.c.id).where(volumes.c.host == name, volumes.c.delete_time.is_(None))
+    time = clock.now()
+    of_attachments = {
+        "attach_status": AttachStatus.DETACHED,
+        "detach_time": time,
+        "lease_end_time": None,
+        "sealed_secrets": None,
+    }
+    counts = {}
+    # The volumes last: by them the others are found.
+    for table, where, values in (
+        (attachments, attachments.c.volume_id.in_(of_host), of_attachments),
+        (snapshots, snapshots.c.volume_id.in_(of_host), {}),
+        (volumes, volumes.c.host == name, NO_CLAIM),
+    ):
+        change = update(table).where(where, table.c.delete_time.is_(None))
+        done = connection.execute(
+            change.values(values | {"update_time": time, "delete_time": time})
+        )
+        counts[table.name] = done.rowcount
+    return counts
 
 
 def volume_ids(connection: Connection, name: str) -> Sequence[str]:

@@ -313,6 +313,12 @@ class Changes(Writing, Reads):
 
     # Snapshots
 
+    def locked_snapshot(self, snapshot_id: str) -> Snapshot | None:
+        """As ``snapshot``, and nobody else changes it before the end of this transaction."""
+        found = _live(snapshots, SNAPSHOT_COLUMNS).where(snapshots.c.id == snapshot_id)
+        row = self._row(found.with_for_update())
+        return None if row is None else rows.snapshot_of(row)
+
     def add_snapshot(self, snapshot: Snapshot) -> None:
         self.connection.execute(insert(snapshots).values(rows.snapshot_values(snapshot)))
 

@@ -91,6 +91,10 @@ volumes = Table(
     Column("claimed_until", Time),
 )
 
+NO_CLAIM: dict[str, Any] = dict.fromkeys(
+    ("claimed_by", "claimed_for", "claimed_since", "claimed_until")
+)
+
 attachments = Table(
     "attachments",
     metadata,

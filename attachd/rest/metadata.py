@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from attachd.errors import Invalid, NotFound
@@ -10,15 +10,15 @@ from attachd.model import Caller, Snapshot, Volume
 from attachd.rest import bodies
 from attachd.rest.request import Answer, Request
 
+Change = Callable[[Mapping[str, str]], Mapping[str, str]]
+
 
 class Things(Protocol):
     """What both services have."""
 
     def get(self, caller: Caller, id_: str, /) -> Volume | Snapshot: ...
 
-    def update(
-        self, caller: Caller, id_: str, /, *, metadata: Mapping[str, str] | None = None
-    ) -> Volume | Snapshot: ...
+    def change_metadata(self, caller: Caller, id_: str, change: Change, /) -> Mapping[str, str]: ...
 
 
 class Metadata:
@@ -33,9 +33,10 @@ class Metadata:
     def _get(self, request: Request) -> Mapping[str, str]:
         return self._things(request).get(request.caller, request.id).metadata
 
-    def _set(self, request: Request, metadata: Mapping[str, str]) -> Mapping[str, str]:
-        changed = self._things(request).update(request.caller, request.id, metadata=metadata)
-        return changed.metadata
+    def _change(self, request: Request, change: Change) -> dict[str, str]:
+        """Two who do so at once have both done it. Returns all there are then."""
+        things = self._things(request)
+        return dict(things.change_metadata(request.caller, request.id, change))
 
     def show(self, request: Request) -> Answer:
         return Answer(200, {"metadata": dict(self._get(request))})
@@ -43,14 +44,15 @@ class Metadata:
     def add(self, request: Request) -> Answer:
         """Beside what is there; the same key again has another value then."""
         added = request.body(bodies.MetadataBody).metadata
-        return Answer(200, {"metadata": dict(self._set(request, {**self._get(request), **added}))})
+        return Answer(200, {"metadata": self._change(request, lambda found: {**found, **added})})
 
     def replace(self, request: Request) -> Answer:
         wanted = request.body(bodies.MetadataBody).metadata
-        return Answer(200, {"metadata": dict(self._set(request, wanted))})
+        return Answer(200, {"metadata": self._change(request, lambda _: wanted)})
 
     def show_one(self, request: Request) -> Answer:
-        key, found = self._one(request)
+        key, found = request.ids[1], self._get(request)
+        self._require(request, key, found)
         return Answer(200, {"meta": {key: found[key]}})
 
     def set_one(self, request: Request) -> Answer:
@@ -58,21 +60,23 @@ class Metadata:
         meta = request.body(bodies.MetaBody).meta
         if set(meta) != {key}:
             raise Invalid(f"meta: must have the one key of the address, {key}.")
-        self._set(request, {**self._get(request), **meta})
+        self._change(request, lambda found: {**found, **meta})
         return Answer(200, {"meta": meta})
 
     def delete_one(self, request: Request) -> Answer:
-        key, found = self._one(request)
-        self._set(request, {name: found[name] for name in found if name != key})
+        key = request.ids[1]
+
+        def without(found: Mapping[str, str]) -> Mapping[str, str]:
+            self._require(request, key, found)
+            return {name: found[name] for name in found if name != key}
+
+        self._change(request, without)
         return Answer(200)
 
-    def _one(self, request: Request) -> tuple[str, Mapping[str, str]]:
-        """The key of the address, which is there, and all there are. Raises NotFound."""
-        found = self._get(request)
-        key = request.ids[1]
+    def _require(self, request: Request, key: str, found: Mapping[str, str]) -> None:
+        """Raises NotFound."""
         if key not in found:
             raise NotFound(f"Metadata of {self._kind} {request.id}", key)
-        return key, found
 
 
 VOLUMES = Metadata("volume")

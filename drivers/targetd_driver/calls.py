@@ -21,6 +21,10 @@ class Calls:
         self.channel = channel
         self.timeout_seconds = timeout_seconds
 
+    def within(self, seconds: float) -> Calls:
+        """The same, with calls that take no longer than that."""
+        return Calls(self.channel, min(seconds, self.timeout_seconds))
+
     def call(self, method: Callable[..., Answer], request: Any) -> Answer:
         """Raises DriverError or a kind of it."""
         try:

@@ -51,6 +51,10 @@ class Connections:
         self._calls = calls
         self._stub = export_pb2_grpc.ExportServiceStub(calls.channel)
 
+    def within(self, seconds: float) -> Connections:
+        """The same, with calls that take no longer than that."""
+        return Connections(self._calls.within(seconds))
+
     def get(self, volume_id: str, attachment_id: str) -> Connection:
         """As the kernel has it now. Raises NotFound."""
         request = export_pb2.GetConnectionRequest(volume_id=volume_id, attachment_id=attachment_id)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 from targetd_driver import TargetdDriver
+from targetd_driver.connections import Connections
 
 from attachd import errors
+from attachd.grants import SHARED_SECONDS
 from attachd.model import MASK, Attachment, AttachMode, AttachStatus, Origin, VolumeStatus
 from attachd.transitions import State, state_of
 from tests.attachd.site import ADMIN, CALLER, LEASE_SECONDS, OTHER, Site, connector
@@ -251,6 +253,23 @@ def test_two_nameless_instances_are_not_the_same(site: Site) -> None:
     site.service.attachments.create(CALLER, volume_id)
     with pytest.raises(errors.WrongStatus):
         site.service.attachments.create(CALLER, volume_id)
+
+
+def test_who_shares_a_volume_is_not_waited_for_long(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume_id = site.volume()
+    held = in_use(site, volume_id, "a")
+    seconds = list[float]()
+
+    def within(self: Connections, given: float) -> Connections:
+        seconds.append(given)
+        return real(self, given)
+
+    real = Connections.within
+    monkeypatch.setattr(Connections, "within", within)
+    assert site.service.attachments.shared(CALLER, held.id) == []
+    assert seconds == [SHARED_SECONDS]
 
 
 def test_a_multiattach_volume_keeps_the_others_access(site: Site) -> None:

@@ -216,6 +216,29 @@ def test_threads_have_their_turns_as_they_came() -> None:
     assert turns.waiting(VOLUME) == 0
 
 
+def test_one_volume_does_not_hold_all_threads() -> None:
+    turns = Turns(waiting_max=2)
+
+    def take() -> None:
+        with turns.taken(VOLUME, "detach", WAIT_SECONDS):
+            pass
+
+    with turns.taken(VOLUME, "attach", 0):
+        threads = [threading.Thread(target=take) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        while turns.waiting(VOLUME) < len(threads):
+            assert all(thread.is_alive() for thread in threads)
+        refused = pytest.raises(errors.Busy, match=r"busy: attach since .*, and 2 more are waiting")
+        with refused, turns.taken(VOLUME, "extend", WAIT_SECONDS):
+            pass
+        with turns.taken(ANOTHER, "extend", 0):
+            pass
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+    assert turns.waiting(VOLUME) == 0
+
+
 def test_who_waits_too_long_is_told_for_what_and_keeps_nobody_waiting(clock: Clock) -> None:
     turns = Turns(clock)
     with turns.taken(VOLUME, "attach", 0):

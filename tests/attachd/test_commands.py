@@ -65,12 +65,26 @@ def test_a_storage_host_is_added_drained_and_removed(
     assert json.loads(attachd.says("host", "list", "--json")) == []
 
 
+def test_a_lost_host_is_forgotten_when_one_says_yes(attachd: Program) -> None:
+    with storage("two") as backings:
+        attachd.says("host", "add", "two", backings["two"].endpoint.address)
+        answer = attachd("host", "remove", "two", "--lost", "--yes")
+        assert answer.exit_code == 5 and "two answers" in answer.stderr
+    asked = attachd("host", "remove", "two", "--lost")
+    assert asked.exit_code == 1 and "Forget storage host two with all volumes" in asked.stderr
+    assert len(json.loads(attachd.says("host", "list", "--json"))) == 1
+    said = attachd.says("host", "remove", "two", "--lost", "--yes")
+    assert "0 attachments, 0 snapshots, 0 volumes forgotten" in said
+    assert json.loads(attachd.says("host", "list", "--json")) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "named"),
     [
         (("host", "drain", "none"), 3, "none"),
         (("host", "resume", "none"), 3, "none"),
         (("host", "remove", "none"), 3, "none"),
+        (("host", "remove", "none", "--lost", "--yes"), 3, "none"),
         (("host", "add", "a b", "unix:/x"), 2, "a b"),
         (("host", "add", "a", "unix:/nowhere"), 8, "/nowhere"),
         (("host", "add", "a", "192.0.2.1:1"), 8, "[host_tls]"),

@@ -13,7 +13,7 @@ from targetd_driver import DriverError, Endpoint, TargetdDriver
 from attachd import capacity, errors
 from attachd.database.engine import Database
 from attachd.hosts import Hosts, Reach
-from attachd.model import HostSpec, HostState, Volume, VolumeStatus
+from attachd.model import HostSpec, HostState, Snapshot, SnapshotStatus, Volume, VolumeStatus
 from attachd.placement import GIBIBYTE, Marks, Place
 from targetd.roles import Role
 from tests.attachd.hosts import POOL_BYTES, Process, spec, sqlite, storage
@@ -76,6 +76,27 @@ def record_volume(process: Process, host: str) -> str:
     with process.records.writing() as changes:
         changes.add_volume(volume)
     return volume.id
+
+
+def record_snapshot(process: Process, volume_id: str) -> str:
+    snapshot_id, now = str(uuid.uuid4()), process.records.clock()
+    with process.records.writing() as changes:
+        changes.add_snapshot(
+            Snapshot(
+                id=snapshot_id,
+                project_id="project",
+                user_id="user",
+                volume_id=volume_id,
+                name="s",
+                description="",
+                size_gib=1,
+                status=SnapshotStatus.AVAILABLE,
+                metadata={},
+                create_time=now,
+                update_time=now,
+            )
+        )
+    return snapshot_id
 
 
 def states(hosts: Hosts) -> dict[str, HostState]:
@@ -186,7 +207,32 @@ def test_a_host_with_volumes_is_not_removed(process: Process, both: Backings) ->
     assert hosts.add(spec("a", both["a"])).volumes == 0
 
 
-@pytest.mark.parametrize("change", [Hosts.drain, Hosts.resume, Hosts.remove])
+def test_a_host_that_is_lost_is_forgotten_with_all_that_it_had(process: Process) -> None:
+    hosts = process.hosts
+    with storage("lost", "kept") as backings:
+        for name, backing in backings.items():
+            hosts.add(spec(name, backing))
+        kept = record_volume(process, "kept")
+        volume_id = record_volume(process, "lost")
+        snapshot_id = record_snapshot(process, volume_id)
+        with pytest.raises(errors.InUse, match=r"lost answers.*without --lost"):
+            hosts.forget("lost")
+    with process.claims.hold(volume_id, "extend") as claim:
+        with claim.begin():
+            pass
+        counts = hosts.forget("lost")
+        with pytest.raises(errors.OutcomeUnknown), claim.end():
+            pass
+    assert counts == {"attachments": 0, "snapshots": 1, "volumes": 1}
+    assert process.records.volume(volume_id) is None
+    assert process.records.snapshot(snapshot_id) is None
+    assert process.records.volume(kept) is not None
+    assert states(hosts) == {"kept": HostState.UP}
+    with pytest.raises(errors.NotFound, match="lost"):
+        hosts.forget("lost")
+
+
+@pytest.mark.parametrize("change", [Hosts.drain, Hosts.resume, Hosts.remove, Hosts.forget])
 def test_an_unknown_host_is_not_found(hosts: Hosts, change: object) -> None:
     assert callable(change)
     with pytest.raises(errors.NotFound, match="nowhere"):

@@ -26,7 +26,7 @@ from tests.attachd.faults import (
     late_undone,
     next_answers,
 )
-from tests.attachd.hosts import spec, storage
+from tests.attachd.hosts import ADMIN, spec, storage
 from tests.attachd.site import (
     CALLER,
     HOST,
@@ -109,6 +109,56 @@ def test_access_that_is_lost_while_it_is_not_completed_is_given_again(site: Site
     assert site.status(volume_id) is VolumeStatus.ATTACHING
 
 
+@pytest.mark.parametrize(("host", "mode"), [("b", "rw"), ("a", "ro")])
+def test_access_that_is_not_the_records_is_exchanged(site: Site, host: str, mode: str) -> None:
+    """As after a backup of the records, from before the attachment was moved."""
+    volume_id = site.volume()
+    attachment = attached(site, volume_id)
+    site.driver.terminate_connection({"id": volume_id}, None, attachment.id)
+    site.driver.initialize_connection({"id": volume_id}, connector(host), attachment.id, mode)
+    go_through(site)
+    site.agree(volume_id)
+    assert set(site.connections(volume_id)) == {attachment.id}
+    before = site.connections(volume_id)
+    go_through(site)
+    assert site.connections(volume_id) == before
+
+
+def test_a_volume_that_its_host_has_lost_is_in_an_error(site: Site) -> None:
+    lost, kept, used = site.volume(), site.volume(), site.volume()
+    held = attached(site, used)
+    site.driver.volumes.delete(lost)
+    go_through(site)
+    assert site.status(lost) is VolumeStatus.ERROR
+    assert "no such volume any more" in site.record(lost).reason
+    assert site.status(kept) is VolumeStatus.AVAILABLE
+    assert site.status(used) is VolumeStatus.IN_USE
+    assert set(site.connections(used)) == {held.id}
+    # It may be back, and it may be deleted.
+    site.driver.volumes.create(lost, 16 * MEBIBYTE, "thin")
+    site.service.volumes.reset_status(ADMIN, lost, VolumeStatus.AVAILABLE)
+    assert site.status(lost) is VolumeStatus.AVAILABLE
+    site.driver.volumes.delete(lost)
+    go_through(site)
+    site.service.volumes.delete(CALLER, lost)
+    assert site.service.records.volume(lost) is None
+
+
+def test_a_volume_that_comes_between_the_looks_is_not_lost(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volumes, made = site.service.records.volumes_of_host, list[str]()
+
+    def meanwhile(*arguments: Any) -> list[Any]:
+        if not made:
+            made.append(site.volume())
+        return volumes(*arguments)
+
+    monkeypatch.setattr(site.service.records, "volumes_of_host", meanwhile)
+    go_through(site)
+    assert site.status(made[0]) is VolumeStatus.AVAILABLE
+
+
 def test_access_without_a_record_is_revoked(site: Site) -> None:
     volume_id = site.volume(multiattach=True)
     attachment = attached(site, volume_id)
@@ -181,11 +231,12 @@ def test_what_changes_between_the_looks_is_no_difference(
         return attachments(*arguments)
 
     monkeypatch.setattr(site.service.records, "attachments_of_host", meanwhile)
-    settled = list[str]()
+    settling, done = site.service.settling, list[bool]()
     for name in ("give_again", "revoke_stray"):
-        monkeypatch.setattr(site.service.settling, name, settled.append)
+        real = getattr(settling, name)
+        monkeypatch.setattr(settling, name, lambda *given, call=real: done.append(call(*given)))
     go_through(site)
-    assert settled == []
+    assert made and not any(done)
     site.agree(volume_id)
     site.agree(gone_id)
 

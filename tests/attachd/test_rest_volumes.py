@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from urllib.parse import parse_qs, urlparse
 
 import pytest
 
 from tests.attachd.served import Api, Served, good, refused, served
+
+META = {"meta": {"a": "1"}}
 
 
 @pytest.fixture(scope="module")
@@ -324,3 +327,22 @@ def test_metadata_is_kept_key_by_key(api: Api, kind: str) -> None:
     refused(api.ask("DELETE", f"{path}/metadata/a"), 404, "itemNotFound")
     assert good(api.ask("PUT", f"{path}/metadata", {"metadata": {}})) == {"metadata": {}}
     refused(api.ask("GET", f"{kind}/{uuid.uuid4()}/metadata"), 404, "itemNotFound")
+    refused(api.ask("PUT", f"{kind}/{uuid.uuid4()}/metadata/a", META), 404, "itemNotFound")
+
+
+@pytest.mark.parametrize("kind", ["volumes", "snapshots"])
+def test_keys_that_are_added_at_once_are_all_there(api: Api, kind: str) -> None:
+    volume_id = api.volume()["id"]
+    path = f"volumes/{volume_id}"
+    if kind == "snapshots":
+        made = api.post("snapshots", {"snapshot": {"volume_id": volume_id}})
+        path = f"snapshots/{made['snapshot']['id']}"
+    added = {f"k{number}": str(number) for number in range(40)}
+
+    def add(key: str) -> int:
+        meta = {"meta": {key: added[key]}}
+        return api.ask("PUT", f"{path}/metadata/{key}", meta).status_code
+
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(add, added)) == {200}
+    assert api.get(f"{path}/metadata") == {"metadata": added}
