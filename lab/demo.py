@@ -19,9 +19,10 @@ from targetd_driver import DriverError, Refused, TargetdDriver
 from lab.errors import LabError, LoginRefused
 from lab.initiator import Initiator
 from lab.lab import Lab
-from lab.node import Node, Process
+from lab.node import Node
 from lab.spec import Spec
 from lab.storage import GROUP, ROOT, StorageHost, spec
+from lab.writing import Writing
 from targetd.api.v1 import (
     export_pb2,
     export_pb2_grpc,
@@ -225,7 +226,7 @@ class Demo:
             f"shared by {' and '.join(export.attachment_ids)}, {export.session_count} sessions",
         )
         self.agree_with_targetcli()
-        writer = self.write_on(self.b, disk)
+        writing = Writing(self.b.node, disk, WRITER_SECONDS)
         answer = self.exports.TerminateConnection(
             export_pb2.TerminateConnectionRequest(
                 volume_id=self.shared, attachment_id=for_a["attachment_id"]
@@ -240,33 +241,26 @@ class Demo:
         self.see(left.session_count == 1, "one session is left on the target")
         self.a.drop(for_a["target_iqn"])
         self.refused("a's next login", lambda: self.a.log_in(for_a))
-        self.written(self.b, writer)
+        self.written(self.b, writing)
 
-    def write_on(self, initiator: Initiator, disk: str) -> Process:
-        return initiator.node.start(
-            ["/usr/bin/python3", f"{ROOT}/lab/guest/writer.py", disk, str(WRITER_SECONDS)]
-        )
-
-    def written(self, initiator: Initiator, writer: Process) -> None:
-        status = writer.wait(WRITER_SECONDS + 60)
-        log = writer.output()
-        done = json.loads(log) if status == 0 else {"failed": log}
+    def written(self, initiator: Initiator, writing: Writing) -> None:
+        done = writing.written
         self.see(
-            done["failed"] == 0,
-            f"{initiator.node.name} wrote {done.get('written')} blocks meanwhile, "
-            f"{done['failed']} failed, the slowest in {done.get('longest_seconds')} s",
+            done.failed == 0,
+            f"{initiator.node.name} wrote {done.blocks} blocks meanwhile, "
+            f"{done.failed} failed, the slowest in {done.longest_seconds} s",
         )
 
     def kill(self) -> None:
         self.step("The daemon is killed with SIGKILL, an attachment being live and written to")
         before, pid = self._state(), self.storage.main_pid()
-        writer = self.write_on(self.b, self._disk_of_b())
+        writing = Writing(self.b.node, self._disk_of_b(), WRITER_SECONDS)
         self.storage.kill_and_wait()
         self.see(self.storage.health() == "SERVING", "systemd started it again, and it is healthy")
         self.see(self.storage.main_pid() != pid, f"pid {pid} became {self.storage.main_pid()}")
         self.see(self._state() == before, "volumes, exports and connections are the same as before")
         self.agree_with_targetcli()
-        self.written(self.b, writer)
+        self.written(self.b, writing)
 
     def _disk_of_b(self) -> str:
         link = f"/dev/disk/by-id/wwn-0x{self._wwid(self.shared)}"

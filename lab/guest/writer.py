@@ -1,7 +1,7 @@
 """Write to a disk and tell how it went: ``writer.py DEVICE SECONDS [PAUSE_SECONDS]``.
 
-SIGTERM ends it earlier. Prints one line of JSON: how many blocks were written, how many
-failed, and the longest time that one of them took.
+SIGTERM ends it earlier. Prints a line when the first block is written, and one of JSON at the
+end: how many blocks were written, how many failed, and the longest time that one of them took.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ BLOCKS = 256
 
 
 def main() -> None:
+    ended: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     device, seconds = sys.argv[1], float(sys.argv[2])
     pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     # Direct, so that each write waits for the wire and not for the page cache.
@@ -26,8 +28,6 @@ def main() -> None:
     written = failed = 0
     longest = 0.0
     end = time.monotonic() + seconds
-    ended: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     while not ended and time.monotonic() < end:
         started = time.monotonic()
         block[:8] = written.to_bytes(8, "big")
@@ -36,6 +36,8 @@ def main() -> None:
         except OSError:
             failed += 1
         written += 1
+        if written == 1:
+            print("writing", flush=True)
         longest = max(longest, time.monotonic() - started)
         if pause:
             time.sleep(pause)

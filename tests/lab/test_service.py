@@ -146,12 +146,12 @@ def test_a_stop_and_a_start_are_not_noticed(
     lab_host: Host, storage: StorageHost, disk: str, lab_backing: LabBacking
 ) -> None:
     before = lab_backing.kernel()
-    with live_io(lab_backing.initiators["a"], disk) as written:
+    with live_io(lab_backing.initiators["a"], disk) as writing:
         storage.stop()
         assert lab_backing.kernel() == before
         time.sleep(1)
         storage.start()
-    assert written.longest_seconds < SOON_SECONDS
+    assert writing.written.longest_seconds < SOON_SECONDS
     assert list(lab_host.hosts.Reconcile(host_pb2.ReconcileRequest()).drifts) == []
 
 
@@ -264,7 +264,7 @@ def test_a_reboot_with_attachments(
     lab_host: Host, storage: StorageHost, disk: str, lab_backing: LabBacking
 ) -> None:
     """The attached host resumes by itself, without a new login of ours."""
-    with live_io(lab_backing.initiators["a"], disk) as written:
+    with live_io(lab_backing.initiators["a"], disk) as writing:
         storage.node.power_off()
         storage.boot()
         assert storage.health() == "SERVING"
@@ -272,4 +272,4 @@ def test_a_reboot_with_attachments(
         wait_for(lambda: all(c.authorized for c in connections(LIST).connections))
         before = _commands(lab_host)
         wait_for(lambda: _commands(lab_host) > before)
-    assert written.longest_seconds > 1, "the target was away, and the write waited for it"
+    assert writing.written.longest_seconds > 1, "the target was away, and the write waited for it"
