@@ -17,9 +17,10 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
 CODE := targetd attachd drivers lab tests package
 
-# lab-attachd is not among them yet: docs/limitations.md
-PARTS := lab-crashes lab-contract lab-service lab-others
-.PHONY: demo test soak lint types stubs stubs-check unit contract lab-test $(PARTS) lab-attachd bench format lock packages deb install uninstall \
+# The slowest of the lab first.
+LAB_PARTS := lab-attachd lab-guides lab-service lab-contract lab-crashes lab-bench lab-others
+PARTS := unit contract attachd $(LAB_PARTS)
+.PHONY: demo test soak lint types stubs stubs-check lab-test $(PARTS) bench format lock packages deb install uninstall \
     install-attachd uninstall-attachd clean help
 
 help:
@@ -28,7 +29,16 @@ help:
 demo: packages $(VENV)/ready
 	@$(PYTHON) -m lab.demo
 
-test: packages $(VENV)/ready lint types unit contract attachd lab-test
+# So many parts at once. Those of the lab have labs of their own, whose storage hosts want a
+# processor each.
+AT_ONCE := $(shell [ "$$(nproc)" -gt 3 ] && echo 3 || echo 2)
+READY := packages $(VENV)/ready build/promtool build/initiator build/clients/ready build/brick/ready
+
+test: $(READY) lint types
+	@$(MAKE) --no-print-directory --jobs=$(AT_ONCE) $(PARTS)
+
+lab-test: $(READY)
+	@$(MAKE) --no-print-directory --jobs=$(AT_ONCE) $(LAB_PARTS)
 
 soak: packages $(VENV)/ready
 	@$(PYTHON) -m lab.soak --cuts $(CUTS) $(if $(SEED),--seed $(SEED))
@@ -73,50 +83,39 @@ build/brick/ready: requirements-brick.txt build/clients/ready
 	    --disable-pip-version-check --require-hashes --no-deps --target build/brick -r requirements-brick.txt
 	@touch $@
 
-unit: $(VENV)/ready build/promtool
-	$(PYTHON) -m pytest tests/unit tests/lab -m "not lab"
-
-contract: $(VENV)/ready
-	$(PYTHON) -m pytest tests/contract -m "not lab"
-
-.PHONY: attachd
-attachd: $(VENV)/ready build/clients/ready
-	$(PYTHON) -m pytest tests/attachd
-
-# Each part has labs of its own; the storage host of each wants a processor for itself.
-AT_ONCE := $(shell [ "$$(nproc)" -gt 3 ] && echo 3 || echo 2)
-lab-test: packages $(VENV)/ready
-	@$(MAKE) --no-print-directory --jobs=$(AT_ONCE) $(PARTS)
-
 # Each tells how far it is, in whole lines that say whose they are.
-$(PARTS) lab-attachd: export PYTHONUNBUFFERED := 1
-$(PARTS) lab-attachd: SHELL := bash
-$(PARTS) lab-attachd: .SHELLFLAGS := -o pipefail -c
+$(PARTS): export PYTHONUNBUFFERED := 1
+$(PARTS): SHELL := bash
+$(PARTS): .SHELLFLAGS := -o pipefail -c
 TELL = 2>&1 | (trap '' INT; exec sed --unbuffered 's/^/$@: /')
 
+unit: $(VENV)/ready build/promtool
+	$(PYTHON) -m pytest tests/unit tests/lab -m "not lab" $(TELL)
+
+contract: $(VENV)/ready
+	$(PYTHON) -m pytest tests/contract -m "not lab" $(TELL)
+
+attachd: $(VENV)/ready build/clients/ready
+	$(PYTHON) -m pytest tests/attachd $(TELL)
+
+LAB = $(PYTHON) -m pytest -m lab --verbose --durations=5
+
 lab-contract:
-	$(PYTHON) -m pytest tests/contract -m lab --verbose --durations=5 $(TELL)
+	$(LAB) tests/contract $(TELL)
 
-CRASHES := test_daemon.py test_power_cuts.py test_lost_writes.py
+lab-attachd := attachd attachd_package local_attach
+lab-guides := attachd_docs operator_docs
+lab-service := package readme service
+lab-crashes := daemon power_cuts lost_writes
+lab-bench := bench
 
-lab-crashes:
-	$(PYTHON) -m pytest $(CRASHES:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
+lab-attachd lab-guides lab-service lab-crashes lab-bench:
+	$(LAB) $($@:%=tests/lab/test_%.py) $(TELL)
 
-ATTACHD := test_attachd_package.py test_local_attach.py
-ATTACHD_BENCH := tests/lab/test_bench.py::test_a_quick_run_of_attachd_has_every_row
-
-lab-attachd: packages $(VENV)/ready build/initiator build/clients/ready build/brick/ready
-	$(PYTHON) -m pytest $(ATTACHD:%=tests/lab/%) $(ATTACHD_BENCH) -m lab --verbose --durations=5 $(TELL)
-
-SERVICE := test_operator_docs.py test_package.py test_readme.py test_service.py
-
-lab-service:
-	$(PYTHON) -m pytest $(SERVICE:%=tests/lab/%) -m lab --verbose --durations=5 $(TELL)
+ELSEWHERE := $(foreach part,$(LAB_PARTS),$($(part)))
 
 lab-others:
-	$(PYTHON) -m pytest tests/lab $(CRASHES:%=--ignore=tests/lab/%) \
-	    $(ATTACHD:%=--ignore=tests/lab/%) $(SERVICE:%=--ignore=tests/lab/%) \
-	    --deselect $(ATTACHD_BENCH) -m lab --verbose --durations=5 $(TELL)
+	$(LAB) tests/lab $(ELSEWHERE:%=--ignore=tests/lab/test_%.py) $(TELL)
 
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)

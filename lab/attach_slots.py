@@ -12,9 +12,6 @@ from typing import Any
 from lab.errors import LabError
 from lab.initiator import Initiator
 
-# A target that is slow to answer is tried again, as hosts do; one that refuses is not.
-PATIENT = {"node.session.initial_login_retry_max": "4"}
-
 
 class Stage(StrEnum):
     RESERVED = "reserved"
@@ -49,7 +46,7 @@ class Peer:
 
     def log_in(self, info: Mapping[str, Any]) -> str:
         """Returns the disk. Raises LoginFailed, LoginRefused."""
-        return self.initiator.login(info, self.played, settings=PATIENT)
+        return self.initiator.login(info, self.played)
 
     def log_out(self, info: Mapping[str, Any]) -> None:
         self.initiator.drop(info)

@@ -35,7 +35,7 @@ PLAYED = "iqn.2026-01.org.example.storm"
 WORKERS, OWN_VOLUMES, ACTION_VOLUMES = 4, 2, 3
 # A kill comes after so many acknowledgements, which a slow machine does not change, and then at
 # a moment of its own.
-BETWEEN_MIN, BETWEEN_MAX = 30, 90
+BETWEEN_MIN, BETWEEN_MAX = 15, 45
 MOMENT_SECONDS_MAX = 0.5
 # Without any acknowledgement.
 STUCK_SECONDS = 120.0

@@ -37,8 +37,8 @@ STATES = {
     Stage.BEGUN: State.ATTACHED,
     Stage.DISCONNECTED: State.DISCONNECTED,
 }
-# Of those that have no access any more, so many are tried on each node.
-REFUSED_MAX = 4
+# Of those that have access, and of those that have none any more, so many are tried on each node.
+TRIED_MAX = 5
 
 
 class Verifier:
@@ -159,12 +159,16 @@ def tried(slots: Sequence[Slot]) -> list[str]:
 
 
 def _let_in(held: Iterable[tuple[Slot, Held]]) -> Iterator[str]:
+    tries = 0
     for slot, one in held:
         assert one.peer is not None and one.info is not None
         if one.logged_in:
             if one.info["target_iqn"] not in one.peer.initiator.sessions():
                 yield f"attachment {one.id} of {slot.volume_id}: its session is gone"
             continue
+        if tries == TRIED_MAX:
+            continue
+        tries += 1
         try:
             disk = log_in(slot.volume_id, one)
             read_only = one.peer.initiator.node.run(["blockdev", "--getro", disk]).stdout.strip()
@@ -192,7 +196,7 @@ def _taken_away(slots: Sequence[Slot]) -> dict[str, list[Gone]]:
         for peer, info in slot.gone[-2:]:
             if (slot.volume_id, peer.iqn) not in having:
                 found[peer.initiator.node.name].append((peer.initiator, peer.played, info))
-    return {node: gone[:REFUSED_MAX] for node, gone in found.items()}
+    return {node: gone[:TRIED_MAX] for node, gone in found.items()}
 
 
 def _shut_out(gone: Iterable[Gone]) -> Iterator[str]:

@@ -11,7 +11,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from targetd_local.iscsi import NO_RECORDS, REFUSED, SESSION_EXISTS, Way, authentication, ways
+from targetd_local.iscsi import (
+    NO_RECORDS,
+    PATIENCE,
+    REFUSED,
+    SESSION_EXISTS,
+    Way,
+    authentication,
+    ways,
+)
 
 from lab.errors import CommandFailed, LabError, LoginFailed, LoginRefused
 from lab.node import Node
@@ -84,21 +92,18 @@ class Initiator:
         username: str | None = None,
         password: str | None = None,
         multipath: bool = False,
-        settings: Mapping[str, str] | None = None,
     ) -> str:
         """Log in to the first portal, or to all when ``multipath``; returns the first
         path's device.
 
-        ``username`` and ``password`` replace those of the properties,
-        ``initiator_name`` pretends to be another host, and ``settings`` are further
-        lines of open-iscsi's record. Raises LoginRefused, LoginFailed.
+        ``username`` and ``password`` replace those of the properties, and
+        ``initiator_name`` pretends to be another host. Raises LoginRefused, LoginFailed.
         """
         record = {
-            "node.session.initial_login_retry_max": "1",
+            **PATIENCE,
             "node.session.scan": "auto",
             **_authentication(properties, username, password),
             **({"iface.initiatorname": initiator_name} if initiator_name else {}),
-            **(settings or {}),
         }
         ways = list(paths(properties))
         ways = ways if multipath else ways[:1]

@@ -29,6 +29,14 @@ LOGIN_SECONDS = 90.0
 # A name becomes part of a path, and of a record's line.
 TARGET = re.compile(r"(iqn\.|eui\.|naa\.)[A-Za-z0-9.:_-]+")
 PORTAL = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9.-]*):\d+")
+# A login is interrupted when it begins while any target of the same portal is removed: LIO has one
+# thread for each portal's logins, and stops it for that (iscsit_reset_np_thread). open-iscsi then
+# waits for its timeout, as it ignores the end of the connection during a login, and tries again.
+# Few seconds and few times: a portal that does not answer must not hold up the others for minutes.
+PATIENCE = {
+    "node.conn[0].timeo.login_timeout": "5",
+    "node.session.initial_login_retry_max": "4",
+}
 
 
 @dataclass(frozen=True)
@@ -134,8 +142,7 @@ class OpenIscsi:
     def log_in(self, way: Way, properties: Mapping[str, Any]) -> Session:
         """Raises LoginFailed. Its record stays in any case, until ``forget``."""
         settings = {
-            # One more try: a portal that does not answer must not hold up the others for minutes.
-            "node.session.initial_login_retry_max": "1",
+            **PATIENCE,
             # It is this program's to log in again after a boot, with attachd's word.
             "node.startup": "manual",
             "node.conn[0].startup": "manual",

@@ -164,7 +164,7 @@ def site(module_site: Site) -> Iterator[Site]:
 
 def test_a_storm_with_kills_of_both_daemons(site: Site) -> None:
     faults = [Fault.ATTACHD] * 3 + [Fault.TARGETD] * 2 + [Fault.BOTH]
-    storm = _storm(site, faults, acknowledged=500)
+    storm = _storm(site, faults, acknowledged=250)
     assert storm.tally.logins > 0
     assert storm.tally.failed >= len(faults), "else the daemons were killed at rest"
 

@@ -174,6 +174,9 @@ class Site:
             check = ["unshare", "--net", "nft", "--check", "--file", "-"]
             subprocess.run(check, input=text.encode(), check=True)
             return ""
+        if step.kind == "ini":
+            self._set_open_iscsi(text)
+            return ""
         if text == "systemctl poweroff":
             self.replace()
             return ""
@@ -190,6 +193,18 @@ class Site:
         # What is in no table stands before all tables.
         parts = [there, text] if text.startswith("[") else [text, there]
         self.node.write(CONFIGURATION, "\n\n".join(parts), mode="640")
+
+    def _set_open_iscsi(self, line: str) -> None:
+        """On an attaching host; open-iscsi takes it over into what it is told to log in to."""
+        run = self.hosts["a"].node.run
+        run(
+            ["sh", "-c", "mkdir -p /etc/iscsi && cat >> /etc/iscsi/iscsid.conf"],
+            stdin=line.encode(),
+        )
+        record = ["iscsiadm", "-m", "node", "-T", "iqn.2026-11.org.example:x", "-p", "192.0.2.1"]
+        run([*record, "--op", "new"])
+        assert line in run([*record, "--op", "show"]).stdout.splitlines()
+        run([*record, "--op", "delete"])
 
     # What people do
 
@@ -393,6 +408,7 @@ def _troubleshoot(site: Site, story: Story) -> None:
     site.follow("troubleshoot.md", "A volume is degraded")
     site.follow("troubleshoot.md", "Somebody is logged in without attachment")
     site.follow("troubleshoot.md", "A host cannot log in")
+    site.follow("troubleshoot.md", "An attach takes 15 seconds now and then")
     why = "lunctl why VOLUME"
     said = site.follow("troubleshoot.md", "A volume stays DETACHING", {why: story.hang})
     assert "a revocation has begun" in said[why]
