@@ -184,7 +184,7 @@ class Storm:
         return [
             *verifier.problems(),
             *told_otherwise(slots, verifier.attachments()),
-            *tried(slots),
+            *tried(slots, self._storage.targets()),
         ]
 
     def table(self) -> str:

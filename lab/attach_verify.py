@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -142,14 +142,14 @@ def told_otherwise(
             yield f"volume {volume_id}: told {expected}, recorded {found}"
 
 
-def tried(slots: Sequence[Slot]) -> list[str]:
+def tried(slots: Sequence[Slot], targets: Collection[str]) -> list[str]:
     """Log in with what was acknowledged, and with what was taken away: one line for each that
-    cannot, or can."""
+    cannot, or can. Of ``targets``, which the kernel has: nobody gets in where there is none."""
     by_node: dict[str, list[tuple[Slot, Held]]] = defaultdict(list)
     for slot, held in all_held(slots):
         if held.stage in WITH_ACCESS and held.info is not None and held.peer is not None:
             by_node[held.peer.initiator.node.name].append((slot, held))
-    refused = _taken_away(slots)
+    refused = _taken_away(slots, targets)
     nodes = sorted(by_node.keys() | refused.keys())
     with ThreadPoolExecutor(max(1, len(nodes))) as threads:
         found = threads.map(
@@ -184,7 +184,7 @@ def _let_in(held: Iterable[tuple[Slot, Held]]) -> Iterator[str]:
 Gone = tuple[Initiator, str, Mapping[str, object]]
 
 
-def _taken_away(slots: Sequence[Slot]) -> dict[str, list[Gone]]:
+def _taken_away(slots: Sequence[Slot], targets: Collection[str]) -> dict[str, list[Gone]]:
     """By node. Not of initiators that have access to the same volume again."""
     having = {
         (slot.volume_id, held.peer.iqn)
@@ -194,7 +194,7 @@ def _taken_away(slots: Sequence[Slot]) -> dict[str, list[Gone]]:
     found: dict[str, list[Gone]] = defaultdict(list)
     for slot in slots:
         for peer, info in slot.gone[-2:]:
-            if (slot.volume_id, peer.iqn) not in having:
+            if (slot.volume_id, peer.iqn) not in having and info["target_iqn"] in targets:
                 found[peer.initiator.node.name].append((peer.initiator, peer.played, info))
     return {node: gone[:TRIED_MAX] for node, gone in found.items()}
 

@@ -21,6 +21,7 @@ from targetd.roles import Role
 from targetd.tls_authority import Authority
 
 ROOT = Path(__file__).resolve().parent.parent
+TARGETS = "/sys/kernel/config/target/iscsi"
 GRPC_PORT = 7788
 GROUP = "storage"
 STATE_FOLDER = "/var/lib/targetd"
@@ -238,6 +239,11 @@ class StorageHost:
             self.node.run(["mkdir", "-p", "/run/dbus"])
             self.node.run(["dbus-daemon", "--system", "--fork"])
         return self.node.run(["targetcli", "ls"]).stdout
+
+    def targets(self) -> list[str]:
+        """The names of those that the kernel has."""
+        find = ["find", TARGETS, "-maxdepth", "1", "-name", "iqn.*", "-printf", "%f\\n"]
+        return self.node.run(find).stdout.split()
 
     def health(self) -> str:
         """What the daemon answers to grpc.health.v1, over TCP."""

@@ -23,7 +23,7 @@ from lab.errors import CommandFailed, LabError, LoginRefused
 from lab.initiator import Initiator
 from lab.lab import Lab
 from lab.node import Spec
-from lab.storage import StorageHost, spec
+from lab.storage import TARGETS, StorageHost, spec
 from targetd.tls_authority import Authority
 from tests.lab.live import live_io
 
@@ -34,7 +34,6 @@ SETTINGS = """\
 host_timeout_seconds = 5
 reconcile_seconds = 10
 """
-TARGETS = "/sys/kernel/config/target/iscsi"
 # What is shown of attachd's log when a storm ends early.
 LOG_MAX = 100_000
 # Between two writes to what is in use.
@@ -123,9 +122,8 @@ class Site:
             self.client.delete_volume(volume_id)
         self.volumes.clear()
         assert self.problems() == []
-        targets = ["find", TARGETS, "-maxdepth", "1", "-name", "iqn.*"]
         for host in self.storage.values():
-            assert host.node.run(targets).stdout == ""
+            assert host.targets() == []
 
 
 def _start(host: StorageHost) -> None:
