@@ -90,8 +90,8 @@ class FolderKernel(Kernel):
 
     def assemble(self, wwid: str) -> None:
         for disk in self.block.glob("sd*"):
-            (disk / "holders/dm-0").mkdir(parents=True)
-            (self.block / "dm-0/slaves" / disk.name).mkdir(parents=True)
+            (disk / "holders/dm-0").mkdir(parents=True, exist_ok=True)
+            (self.block / "dm-0/slaves" / disk.name).mkdir(parents=True, exist_ok=True)
         _write(self.block / "dm-0/dm/name", "mpatha")
         _write(self.block / "dm-0/dm/uuid", f"mpath-{wwid}")
         _write(self.block / "dm-0/dev", "254:0")
@@ -115,6 +115,8 @@ class FolderPrograms(Programs):
         self.log = log
         self.refuse = ""
         self.status = 1
+        # What programs print, by their command lines.
+        self.output: dict[str, str] = {}
         # Several portals are logged in to at once.
         self._lock = threading.Lock()
         # Called with each command line before it is run.
@@ -131,7 +133,7 @@ class FolderPrograms(Programs):
             raise ProgramFailed(f"{line}: refused by the test", self.status)
         with self._lock:
             self._act(argv)
-        return Done(0, "", "")
+        return Done(0, self.output.get(line, ""), "")
 
     def _act(self, argv: Sequence[str]) -> None:
         given = dict(pairwise(argv))

@@ -18,6 +18,8 @@ from targetd_local.use import users
 
 DISK_SECONDS = 30.0
 GONE_SECONDS = 30.0
+# By multipathd, where the disk is not in a blacklist of its.
+TAKEN_SECONDS = 10.0
 # Of a name that udev may never make.
 LINK_SECONDS = 3.0
 FLUSH_SECONDS = 120.0
@@ -104,11 +106,20 @@ class Disks:
                 failures.append(str(error))
                 self.let_go(volume_id, {way.target})
                 continue
-            if self._udev.is_claimed(disk):
-                # multipathd takes every disk that comes, also one with a single path.
+            if self._udev.is_claimed(disk) or self._is_taken(disk):
                 return self._multiple(volume_id, self._assemble([disk]))
             return self._single(volume_id, session, disk)
         raise LoginFailed("; ".join(failures))
+
+    def _is_taken(self, disk: str) -> bool:
+        """By a multipathd that takes every disk: it does so some time after udev was ready."""
+        if not self.multipath.takes_every_disk():
+            return False
+
+        def taken() -> str | None:
+            return self._kernel.multipath_over(disk)
+
+        return self._udev.wait(taken, TAKEN_SECONDS, self._check) is not None
 
     def _disk(self, volume_id: str, session: Session, way: Way) -> str:
         for disk in self._disks(volume_id, {session.number: way}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +16,11 @@ FLUSH_ATTEMPTS = 5
 FLUSH_PAUSE_SECONDS = 1.0
 # The disks that multipathd takes as they come, one on a line, between slashes.
 WWIDS = "etc/multipath/wwids"
+
+
+FIND_MULTIPATHS = re.compile(r'^\s*find_multipaths\s+"?(\w+)', re.MULTILINE)
+# Of its values. With the first two udev is not told of it (multipath.conf(5)).
+GREEDY = frozenset({"no", "off", "greedy"})
 
 
 class Multipath:
@@ -31,6 +37,15 @@ class Multipath:
         # Old ones end with 0 all the same.
         if done is None or done.stdout.startswith("error"):
             raise NotPossible("multipathd does not run; systemctl start multipathd")
+
+    def takes_every_disk(self) -> bool:
+        """Whether multipathd makes a device of every disk that comes, also of a single path."""
+        try:
+            done = self._programs.run(["multipathd", "show", "config"])
+        except (NotPossible, ProgramFailed):
+            return False
+        found = FIND_MULTIPATHS.search(done.stdout)
+        return found is not None and found[1] in GREEDY
 
     def take(self, disks: Sequence[str], wwid: str) -> None:
         """Have multipathd make a device of them, even of a single one."""

@@ -42,8 +42,6 @@ TELLING = """\
 {{ echo "$0 $*"; env; }} >> {log}
 exec {program}.real "$@"
 """
-# As some distributions have it: multipathd takes every disk that comes.
-GREEDY = "defaults {\n    find_multipaths no\n}\n"
 SEED = random.randrange(1 << 32)
 
 
@@ -253,9 +251,14 @@ def test_multipath_needs_its_daemon(place: Place, volume: str) -> None:
         place.host.node.run(["multipathd"])
 
 
-def test_where_multipathd_takes_every_disk(place: Place, volume: str, data: Path) -> None:
+# udev is told of the second only.
+@pytest.mark.parametrize("find_multipaths", ["no", "greedy"])
+def test_where_multipathd_takes_every_disk(
+    place: Place, volume: str, data: Path, find_multipaths: str
+) -> None:
     run = place.host.node.run
-    place.host.node.write("/etc/multipath.conf", GREEDY)
+    configuration = f"defaults {{\n    find_multipaths {find_multipaths}\n}}\n"
+    place.host.node.write("/etc/multipath.conf", configuration)
     run(["multipathd", "reconfigure"])
     try:
         attached = place.attach(volume)

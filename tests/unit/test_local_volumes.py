@@ -57,7 +57,7 @@ def _called(line: str) -> str:
 
 def test_an_attachment_is_completed_when_the_disk_is_there(host: FolderHost) -> None:
     attached = host.volumes.attach(VOLUME, mountpoint="/srv")
-    assert _steps(host) == ["create", "new", "--login", "complete"]
+    assert _steps(host) == ["create", "new", "--login", "multipathd show config", "complete"]
     assert attached.disk.device == "/dev/sda"
     assert attached.disk.link == "/dev/disk/by-id/wwn-sda"
     assert [path.portal for path in attached.disk.paths] == [PORTALS[0]]
@@ -275,7 +275,7 @@ def test_after_a_boot_the_disk_comes_back(host: FolderHost) -> None:
     host.log.clear()
     again = host.volumes.attach(VOLUME)
     assert again.attachment_id == attached.attachment_id
-    assert _steps(host) == ["update", "new", "--login", "complete"]
+    assert _steps(host) == ["update", "new", "--login", "multipathd show config", "complete"]
 
 
 def test_a_disk_that_does_not_come_back_keeps_its_attachment(host: FolderHost) -> None:
@@ -426,6 +426,27 @@ def test_a_disk_that_multipathd_was_told_of_and_did_not_take(host: FolderHost) -
     with patch.object(host.kernel, "assemble", lambda wwid: None), pytest.raises(DiskMissing):
         host.volumes.attach(VOLUME, multipath=True)
     assert any("multipath -a" in line for line in host.log)
+    assert host.left() == []
+
+
+@pytest.mark.parametrize(
+    ("find_multipaths", "comes", "device"),
+    [("no", True, "/dev/mapper/mpatha"), ("no", False, "/dev/sda"), ("strict", True, "/dev/sda")],
+)
+def test_a_disk_that_multipathd_takes_by_itself(
+    host: FolderHost, find_multipaths: str, comes: bool, device: str
+) -> None:
+    def take(line: str) -> None:
+        if comes and line == "multipathd show config":
+            host.kernel.assemble(wwid_of(VOLUME))
+
+    config = f'defaults {{\n\tverbosity 2\n\tfind_multipaths "{find_multipaths}"\n}}\n'
+    host.programs.output["multipathd show config"] = config
+    if find_multipaths == "no":
+        host.programs.watch = take
+    attached = host.volumes.attach(VOLUME)
+    assert attached.disk.device == device
+    host.volumes.detach(VOLUME)
     assert host.left() == []
 
 
