@@ -279,7 +279,12 @@ class Claims:
         return found.rowcount
 
     def _is_claimed(self, volume: Volume) -> bool:
-        return volume.claim is not None and volume.claim.until > self.records.clock()
+        """By somebody else: who asks has this process' turn."""
+        claim = volume.claim
+        if claim is None or claim.until <= self.records.clock():
+            return False
+        # Of this process it is one that could not be released, as the database was away.
+        return not (self.instance and f"/{self.instance}/" in claim.by)
 
 
 def _may_see(caller: Caller | None, volume: Volume) -> bool:

@@ -75,7 +75,7 @@ class Verifier:
         attachments = list(records.attachments_of_host(name))
         yield from _of_statuses(records.volumes_of_host(name), attachments)
         with TargetdDriver(storage.endpoint) as driver:
-            yield from _of_grants(attachments, driver)
+            yield from differing_grants(attachments, driver)
         with storage.channel() as channel:
             client = Client(channel)
             yield from disagreements(look(storage, client))
@@ -100,7 +100,8 @@ def _of_statuses(volumes: Iterable[Volume], attachments: Iterable[Attachment]) -
             yield f"volume {volume.id} is {volume.status}, and by its attachments {right}"
 
 
-def _of_grants(attachments: Iterable[Attachment], driver: TargetdDriver) -> Iterator[str]:
+def differing_grants(attachments: Iterable[Attachment], driver: TargetdDriver) -> Iterator[str]:
+    """One line for each access that is recorded and not granted, or the other way round."""
     wanted = {
         (one.volume_id, one.id): (str((one.connector or {})["initiator"]), str(one.attach_mode))
         for one in attachments

@@ -99,6 +99,10 @@ class Worker:
                 found[:] = self._look(slot)
             except NoAnswer:
                 return False
+            except Failed as error:
+                if not error.is_uncertain:
+                    raise
+                return False
             return all(self._is_settled(one) for one in found)
 
         wait_until(settled, f"{kind} of volume {slot.volume_id}: settled", SETTLED_SECONDS)

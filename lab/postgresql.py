@@ -33,20 +33,25 @@ class Server:
 
     def __init__(self, folder: Path, settings: Sequence[str]) -> None:
         """Raises LabError, with its own words, when it does not start."""
-        self._folder = folder
-        data, log = folder / "data", folder / "log"
+        self._folder, self._data = folder, folder / "data"
+        self._settings = settings
         initdb = [str(PROGRAMS / "initdb"), "--auth=trust", "--no-sync", "--username", USER]
         subprocess.run(
-            [*initdb, "-D", str(data)], check=True, stdout=subprocess.DEVNULL, **self._as_user()
+            [*initdb, "-D", str(self._data)],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            **self._as_user(),
         )
-        argv = [str(PROGRAMS / "postgres"), "-D", str(data), "-k", str(folder), "-h", ""]
-        with log.open("wb") as output:
-            self._server = subprocess.Popen(
-                [*argv, *(f"-c{setting}" for setting in settings)],
-                stdout=output,
-                stderr=output,
-                **self._as_user(),
-            )
+        self.start()
+
+    def start(self) -> None:
+        """Again, after ``crash``. Raises LabError."""
+        argv = [
+            *(str(PROGRAMS / "postgres"), "-D", str(self._data), "-k", str(self._folder), "-h", ""),
+            *(f"-c{setting}" for setting in self._settings),
+        ]
+        with (self._folder / "log").open("ab") as output:
+            self._server = subprocess.Popen(argv, stdout=output, stderr=output, **self._as_user())
         try:
             self._wait()
         except BaseException:
@@ -90,6 +95,11 @@ class Server:
         """The URL of a new database, which is empty."""
         self.execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def crash(self) -> None:
+        """At once: what was not committed is gone, and the next start recovers the rest."""
+        self._server.send_signal(signal.SIGQUIT)
+        self._server.wait()
 
     def stop(self) -> None:
         # Fast shutdown: whoever is connected is sent away.

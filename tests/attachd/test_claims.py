@@ -125,6 +125,21 @@ def test_who_dies_leaves_its_claim_until_that_ends(
     set_description(others, "free")
 
 
+def test_what_could_not_be_released_is_free_for_its_own_process(
+    claims: Claims, others: Claims
+) -> None:
+    """The database was away when its operation ended."""
+    claims.instance = "of-this-machine"
+    with pytest.raises(Killed), claims.hold(VOLUME, "attach") as claim:
+        with claim.begin():
+            pass
+        raise Killed
+    with pytest.raises(errors.Busy):
+        set_description(others, "another's")
+    set_description(claims, "its own")
+    assert description(claims) == "its own"
+
+
 def test_who_lost_its_claim_writes_nothing(claims: Claims, others: Claims, clock: Clock) -> None:
     with claims.hold(VOLUME, "attach") as late, others.hold(VOLUME, "detach") as claim:
         with late.begin():

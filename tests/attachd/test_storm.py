@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -13,19 +13,21 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from targetd_driver import TargetdDriver
 
 from attachd.database.records import Records
 from attachd.model import Attachment
-from lab.attach_client import AttachClient, NoAnswer
+from lab import postgresql
+from lab.attach_client import AttachClient, NoAnswer, wait_until
 from lab.attach_slots import Peer, Slot, Stage, Tally, all_held
-from lab.attach_verify import told_otherwise
+from lab.attach_verify import differing_grants, told_otherwise
 from lab.attach_workers import ActionWorker, Worker
 from lab.errors import LabError
 from lab.initiator import Initiator
-from tests.attachd.served import Served, served
+from tests.attachd.served import NOAUTH, Served, served
 
 SEED = 20260101
-ACKNOWLEDGED = 300
+ACKNOWLEDGED, FAULT_EVERY = 300, 30
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +58,16 @@ class Storm:
     def slots(self) -> list[Slot]:
         return [slot for _, slots in self.work for slot in slots]
 
-    def run(self, attachd: Served, acknowledged: int) -> None:
+    def run(
+        self, attachd: Served, acknowledged: int, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         stop = threading.Event()
         with ThreadPoolExecutor(len(self.work)) as threads:
             running = [
                 threads.submit(self._worker, attachd, n, stop) for n in range(len(self.work))
             ]
             while self.tally.total < acknowledged and not any(one.done() for one in running):
+                meanwhile()
                 stop.wait(0.01)
             stop.set()
         for one in running:
@@ -124,6 +129,45 @@ def test_what_is_lost_changed_or_too_much_is_told(attachd: Served) -> None:
     with closing(client(attachd)) as other:
         other.delete(held.id) if held.id else other.act(slot.volume_id, "os-force_detach")
     assert len(threads.told_otherwise(attachd)) == 1
+
+
+def cut_connections(server: postgresql.Server) -> None:
+    server.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'attachd'"
+    )
+
+
+def crash(server: postgresql.Server) -> None:
+    server.crash()
+    server.start()
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("fault", [cut_connections, crash])
+def test_a_database_that_goes_away_at_any_moment(
+    fault: Callable[[postgresql.Server], None],
+) -> None:
+    """In the middle of a commit too: then nobody is told whether it was done."""
+    with (
+        postgresql.server() as server,
+        served(replace(NOAUTH, database=server.create("records"))) as attachd,
+    ):
+        threads = storm(attachd)
+        due = iter(range(FAULT_EVERY, ACKNOWLEDGED, FAULT_EVERY))
+        wanted = [next(due)]
+
+        def meanwhile() -> None:
+            if wanted and threads.tally.total >= wanted[0]:
+                fault(server)
+                wanted[:] = [one for one in [next(due, None)] if one is not None]
+
+        threads.run(attachd, ACKNOWLEDGED, meanwhile)
+        assert threads.tally.failed > 0, "else nothing was cut off"
+        assert threads.told_otherwise(attachd) == []
+        wait_until(lambda: not records(attachd).unfinished_attachments("one"), "all settled")
+        granted = list(records(attachd).attachments_of_host("one"))
+        with TargetdDriver(attachd.backing.endpoint) as driver:
+            assert list(differing_grants(granted, driver)) == []
 
 
 class Lossy(AttachClient):
