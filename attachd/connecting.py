@@ -7,7 +7,7 @@ with its last, which records what came of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from targetd_driver import DriverError
@@ -93,7 +93,7 @@ class Connecting:
         It is a reservation again, or gone if it was made with its connector. Returns whether
         that was seen; otherwise it is ERROR_ATTACHING.
         """
-        (taken,) = _take(grants, [attachment])
+        (taken,) = _take(grants.take_back, [attachment])
         with claim.end() as step:
             if taken.failure:
                 _unanswered(step, attachment, f"{why}; then {taken.failure}")
@@ -119,7 +119,7 @@ class Connecting:
         Returns whether others have access to the volume. Raises OutcomeUnknown, when it was not
         seen that the access of one has gone: that one is ERROR_DETACHING.
         """
-        taken = _take(grants, attachments)
+        taken = _take(grants.revoke, attachments)
         with claim.end() as step:
             for one in taken:
                 if one.failure:
@@ -136,7 +136,7 @@ class Connecting:
 
         Raises OutcomeUnknown, as ``remove``.
         """
-        taken = _take(grants, attachments)
+        taken = _take(grants.revoke, attachments)
         with claim.end() as step:
             for one in taken:
                 if one.failure:
@@ -165,15 +165,18 @@ class _Taken:
     shared: bool = False
 
 
-def _take(grants: Grants, attachments: Sequence[Attachment]) -> list[_Taken]:
-    """A storage host that does not answer is not asked again: the claim would end meanwhile."""
+def _take(take: Callable[[str], bool], attachments: Sequence[Attachment]) -> list[_Taken]:
+    """``take`` is one of Grants'.
+
+    A storage host that does not answer is not asked again: the claim would end meanwhile.
+    """
     found, failure = list[_Taken](), ""
     for attachment in attachments:
         if failure:
             found.append(_Taken(attachment, failure))
             continue
         try:
-            found.append(_Taken(attachment, shared=grants.take(attachment.id)))
+            found.append(_Taken(attachment, shared=take(attachment.id)))
         except DriverError as error:
             failure = str(error)
             found.append(_Taken(attachment, failure))

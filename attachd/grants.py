@@ -59,12 +59,17 @@ class Grants:
             # Nobody has access to a volume that is not there.
             return False
 
-    def take(self, attachment_id: str) -> bool:
-        """As ``revoke``; and the volume's target goes with its last attachment."""
+    def take_back(self, attachment_id: str) -> bool:
+        """As ``revoke``, of what nobody was told of: a target that was made for it goes too."""
         shared = self.revoke(attachment_id)
         if not shared:
             self._remove_export()
         return shared
+
+    def remove_idle_export(self) -> None:
+        """The target of a volume that nobody has access to."""
+        with suppress(Refused):
+            self._driver.remove_export(None, self._volume)
 
     def take_all(self, connector: Connector | None) -> None:
         """Of that initiator, or of everybody, whatever the records say."""
@@ -72,10 +77,9 @@ class Grants:
         self._remove_export()
 
     def _remove_export(self) -> None:
-        # A target that nobody has access to does no harm; whoever deletes the volume removes it.
+        # A target that nobody has access to does no harm; the reconciler removes it.
         try:
-            with suppress(Refused):
-                self._driver.remove_export(None, self._volume)
+            self.remove_idle_export()
         except DriverError as error:
             log.warning("volume %s: its target stays: %s", self._volume["id"], error)
 

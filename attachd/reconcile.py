@@ -37,6 +37,8 @@ INTERVAL_SECONDS = 60.0
 # did not answer.
 LOOK_SECONDS = 5.0
 STOP_SECONDS = 5.0
+# A volume's target stays for so long when nobody has access to it.
+IDLE_EXPORT = timedelta(minutes=10)
 # So long records of what was deleted are kept; and how often the older ones are looked for.
 HISTORY = timedelta(days=30)
 FORGET_SECONDS = 3600.0
@@ -80,7 +82,7 @@ class HostPass:
         driver = self._hosts.verified(self.host)
         self.cut_off()
         self._compare(driver)
-        self._look_for_volumes(driver)
+        self._look_at_volumes(driver)
 
     # What was cut off
 
@@ -144,17 +146,24 @@ class HostPass:
             raise of_driver(error, self.host) from error
         self._settling.revoke_stray(volume_id, attachment_id)
 
-    # Volumes
+    # Volumes that nobody uses
 
-    def _look_for_volumes(self, driver: TargetdDriver) -> None:
-        """Those that nobody uses, and that are not there, would be found out by who attaches."""
+    def _look_at_volumes(self, driver: TargetdDriver) -> None:
+        """Whether they are there; and their targets go, which stay for a while when nobody has
+        access any more: who attaches again soon has it sooner, and each removal can disturb a
+        login of somebody else (docs/decisions/0012-attachd.md).
+        """
         try:
             there = {volume.volume_id for volume in driver.volumes.list()}
+            idle = {one.volume_id for one in driver.exports.list() if not one.attachment_ids}
         except DriverError as error:
             raise of_driver(error, self.host) from error
+        before = self._records.clock() - IDLE_EXPORT
         for volume in _all(lambda after: self._records.volumes_of_host(self.host, after)):
             if volume.status is VolumeStatus.AVAILABLE and volume.id not in there:
                 self._try(f"volume {volume.id}", self._unfinished.missing, volume)
+            elif volume.id in idle and volume.update_time < before:
+                self._try(f"volume {volume.id}", self._settling.remove_idle_export, volume.id)
 
     def _try(self, what: str, work: Callable[..., object], *arguments: object) -> None:
         """One that is not to be done now does not keep the others from it.

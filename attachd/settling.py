@@ -109,6 +109,25 @@ class Settling:
         log.warning("attachment %s: its access was %s, and is given again", attachment.id, had)
         return True
 
+    def remove_idle_export(self, volume_id: str) -> bool:
+        """Of a volume that nobody uses; whoever attaches it next makes its target anew.
+
+        Returns whether that is still so.
+        """
+        with self._claims.hold(volume_id, "reconcile", wait_seconds=0) as claim:
+            with claim.begin() as step:
+                if any(state_of(one) in GRANTED | UNFINISHED for one in step.attachments.values()):
+                    step.is_last = True
+                    return False
+                grants = Grants(self._hosts.driver(step.volume.host), step.volume)
+            try:
+                grants.remove_idle_export()
+            except DriverError as error:
+                raise of_driver(error, grants.host) from error
+            with claim.end():
+                pass
+        return True
+
     def revoke_stray(self, volume_id: str, attachment_id: str) -> bool:
         """Take away access to a volume of ours that no record explains.
 
@@ -122,7 +141,7 @@ class Settling:
                     return False
                 grants = Grants(self._hosts.driver(step.volume.host), step.volume)
             try:
-                grants.take(attachment_id)
+                grants.take_back(attachment_id)
             except DriverError as error:
                 raise of_driver(error, grants.host) from error
             with claim.end():

@@ -11,6 +11,7 @@ from targetd_driver.calls import Calls
 from targetd_driver.channel import Endpoint
 from targetd_driver.connections import Connections
 from targetd_driver.errors import InvalidConnector, InvalidInput
+from targetd_driver.exports import Exports
 from targetd_driver.host import Operations, StorageHost
 from targetd_driver.snapshots import Snapshots
 from targetd_driver.volumes import Volumes
@@ -34,18 +35,19 @@ class TargetdDriver:
     ``volume`` is anything with ``id`` as attribute or key: a Cinder volume or a
     plain mapping. Every call is idempotent and raises DriverError or a kind of it.
     What no volume driver of the field has is in the attributes: ``volumes``,
-    ``snapshots``, ``connections``, ``operations`` and ``host``.
+    ``snapshots``, ``exports``, ``connections``, ``operations`` and ``host``.
     """
 
     def __init__(
         self, endpoint: Endpoint, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     ) -> None:
         self._channel = endpoint.channel()
-        self._exports = export_pb2_grpc.ExportServiceStub(self._channel)
+        self._stub = export_pb2_grpc.ExportServiceStub(self._channel)
         calls = Calls(self._channel, timeout_seconds)
         self._call = calls.call
         self.volumes = Volumes(calls)
         self.snapshots = Snapshots(calls)
+        self.exports = Exports(calls)
         self.connections = Connections(calls)
         self.operations = Operations(calls)
         self.host = StorageHost(calls)
@@ -62,7 +64,7 @@ class TargetdDriver:
     def validate_connector(self, connector: Mapping[str, Any]) -> None:
         """Raises InvalidConnector, naming what is missing or wrong."""
         request = export_pb2.ValidateConnectorRequest(connector=_connector(connector))
-        self._call(self._exports.ValidateConnector, request)
+        self._call(self._stub.ValidateConnector, request)
 
     def create_export(
         self, context: object, volume: Any, connector: Mapping[str, Any] | None = None
@@ -74,7 +76,7 @@ class TargetdDriver:
         for one secret per export: then it is "CHAP user secret".
         """
         request = export_pb2.CreateExportRequest(volume_id=_volume_id(volume))
-        export = self._call(self._exports.CreateExport, request)
+        export = self._call(self._stub.CreateExport, request)
         portals = ";".join(export.portals)
         return {
             "provider_location": f"{portals},1 {export.target_iqn} {export.target_lun}",
@@ -92,7 +94,7 @@ class TargetdDriver:
     def remove_export(self, context: object, volume: Any) -> None:
         """Raises Refused while the volume has connections. Absent is fine."""
         request = export_pb2.RemoveExportRequest(volume_id=_volume_id(volume))
-        self._call(self._exports.RemoveExport, request)
+        self._call(self._stub.RemoveExport, request)
 
     def initialize_connection(
         self,
@@ -118,7 +120,7 @@ class TargetdDriver:
             access_mode=MODES[access_mode],
             mutual_chap=mutual_chap,
         )
-        answer = self._call(self._exports.InitializeConnection, request)
+        answer = self._call(self._stub.InitializeConnection, request)
         return {
             "driver_volume_type": answer.properties.driver_volume_type,
             "data": _properties(answer.properties),
@@ -143,7 +145,7 @@ class TargetdDriver:
             request.connector.CopyFrom(_connector(connector))
         else:
             request.force = True
-        return bool(self._call(self._exports.TerminateConnection, request).shared)
+        return bool(self._call(self._stub.TerminateConnection, request).shared)
 
 
 def _volume_id(volume: Any) -> str:

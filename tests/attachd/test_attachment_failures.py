@@ -254,12 +254,13 @@ def test_a_detached_volume_is_not_available_before_the_host_has_answered(site: S
 
 
 @pytest.mark.parametrize("late", [late_undone, late_done])
-def test_a_target_that_stays_does_not_keep_the_attachment(site: Site, late: Fault) -> None:
+def test_a_target_that_stays_does_not_keep_what_failed(site: Site, late: Fault) -> None:
     volume_id = site.volume()
-    made = in_use(site, volume_id)
+    site.service.drivers.faults["initialize_connection"].append(refused)
     site.service.drivers.faults["remove_export"].append(late)
-    site.service.attachments.delete(CALLER, made.id)
-    assert site.attachment(made.id) is None
+    with pytest.raises(errors.HostRefused):
+        site.service.attachments.create(CALLER, volume_id, connector=connector())
+    assert site.record(volume_id).attachments == ()
     assert site.status(volume_id) is VolumeStatus.AVAILABLE
     assert not site.connections(volume_id)
 

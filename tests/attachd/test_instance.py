@@ -40,10 +40,12 @@ def test_only_the_same_instance_releases_what_it_held(site: Site) -> None:
     for stranger in ("c", "%", "_"):
         assert Claims(records, "host:3", instance=stranger).release_left() == 0
     back = Claims(records, "host:4", wait_seconds=0, instance="a")
-    with pytest.raises(errors.Busy, match="attach by host:1 since"), back.once(volume_id, "detach"):
+    other = Claims(records, "host:5", wait_seconds=0, instance="c")
+    busy = pytest.raises(errors.Busy, match="attach by host:1 since")
+    with busy, other.once(volume_id, "detach"):
         pass
     assert back.release_left() == 1
-    with back.once(volume_id, "detach"):
+    with other.once(volume_id, "detach"):
         pass
     with pytest.raises(errors.Busy, match="attach by host:2 since"), back.once(others, "detach"):
         pass

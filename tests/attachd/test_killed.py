@@ -18,7 +18,8 @@ from tests.attachd.site import CALLER, HOLD_SECONDS, Service, Site, connector
 from tests.attachd.test_attachments import in_use, log_in, sessions
 
 GIVE = ("create_export", "initialize_connection")
-TAKE = ("terminate_connection", "remove_export")
+TAKE = ("terminate_connection",)
+TAKE_BACK = (*TAKE, "remove_export")
 
 
 @contextmanager
@@ -137,7 +138,7 @@ OPERATIONS = {
     "move": Operation(move, ("terminate_connection", *GIVE), 2),
     "complete": Operation(complete),
     "delete": Operation(delete, TAKE, 2),
-    "failing create": Operation(failing_create, TAKE, 2),
+    "failing create": Operation(failing_create, TAKE_BACK, 2),
     "initialize_connection": Operation(initialize, GIVE, 2),
     "terminate_connection of an attach": Operation(give_up, TAKE, 2),
     "unreserve": Operation(unreserve, TAKE, 2),

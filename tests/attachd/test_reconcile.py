@@ -442,6 +442,29 @@ def test_it_goes_through_all_from_time_to_time(site: Site, quick: None) -> None:
             until(lambda: not site.exported(volume_id))
 
 
+def test_a_target_goes_some_time_after_the_last_detach(site: Site) -> None:
+    idle, again, reserved = (site.volume() for _ in range(3))
+    foreign = str(uuid.uuid4())
+    site.driver.volumes.create(foreign, 16 * MEBIBYTE, "thin")
+    site.driver.create_export(None, {"id": foreign})
+    for volume_id in (idle, again, reserved):
+        site.service.attachments.delete(CALLER, attached(site, volume_id).id)
+    site.service.attachments.create(CALLER, reserved)
+    site.clock.pass_by(reconcile.IDLE_EXPORT.total_seconds() - 60)
+    held = attached(site, again)
+    go_through(site)
+    assert all(site.exported(one) for one in (idle, again, reserved))
+    site.clock.pass_by(120)
+    go_through(site)
+    assert not site.exported(idle)
+    assert set(site.connections(again)) == {held.id}
+    site.clock.pass_by(reconcile.IDLE_EXPORT.total_seconds())
+    go_through(site)
+    assert not site.exported(reserved) and site.exported(again)
+    assert site.exported(foreign), "it is not ours"
+    site.agree(idle)
+
+
 class TwoHosts:
     def __init__(self, site: Site, other: SimulatedBacking) -> None:
         self.site = site

@@ -24,10 +24,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_make_targets_exist(path: Path) -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for line in re.findall(r"^    make ([a-z -]+?)(?:  .*)?$", path.read_text(), re.MULTILINE):
-        for target in line.split():
-            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+        subprocess.run(["make", "--dry-run", *line.split()], check=True, cwd=ROOT)
 
 
 def test_lab_commands_are_understood() -> None:
