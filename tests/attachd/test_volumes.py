@@ -757,6 +757,10 @@ def test_one_is_deleted_extended_and_copied_at_once(site: Site) -> None:
         )
         try:
             calls[number % 4]()
+        except errors.HostUnavailable as error:
+            # The host's own word, for the moment.
+            assert "another call is at work on" in str(error)
+            return "done"
         except errors.AttachError as error:
             return type(error).__name__
         return "done"
