@@ -163,6 +163,12 @@ def test_connections_as_the_host_sees_them(
     assert {one.attachment_id for one in driver.connections.list(volume_id)} == {"one", "two"}
     with pytest.raises(targetd_driver.NotFound):
         driver.connections.get(volume_id, "three")
+    assert driver.connections.within(60).get(volume_id, "two").initiator.endswith(":b")
+    (export,) = [one for one in driver.exports.list() if one.volume_id == volume_id]
+    assert export.attachment_ids == ("one", "two") and export.target_iqn.endswith(volume_id)
+    assert f"{export.portals[0]},1 {export.target_iqn} 0" in str(
+        driver.create_export(None, volume)["provider_location"]
+    )
 
 
 def test_a_full_pool_is_no_space(driver: TargetdDriver) -> None:
