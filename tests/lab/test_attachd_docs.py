@@ -41,6 +41,7 @@ EXEMPT = {
 # What tells that something is wrong ends so.
 FAILING = {("attachd does not start", "attachd --check-config"): (78,)}
 POSTGRESQL = Path("/usr/lib/postgresql")
+SOCKET_OF_TARGETD = "unix:/run/targetd/targetd.sock"
 OTHER = {"initiator": "iqn.2026-01.org.example.lab:other", "host": "other"}
 
 
@@ -276,7 +277,15 @@ def _drain(guide: Guide) -> None:
             guide.good("DELETE", f"volumes/{one['id']}")
         wait_for(lambda: guide.good("GET", "volumes")["volumes"] == [])
 
-    said = guide.follow("Drain a storage host", {"attachd host remove storage1": empty})
+    def lose() -> None:
+        guide.run(f"attachd host add storage1 {SOCKET_OF_TARGETD} && systemctl stop targetd")
+
+    happens = {
+        "attachd host remove storage1": empty,
+        "attachd host remove storage1 --lost": lose,
+    }
+    said = guide.follow("Drain a storage host", happens)
+    guide.run("systemctl start targetd")
     assert "draining" in said["attachd host list"]
     assert "storage1" not in guide.run("attachd host list").stdout
 
