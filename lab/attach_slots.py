@@ -95,6 +95,12 @@ class Tally:
         with self._lock:
             return sum(self.acknowledged.values())
 
+    @property
+    def is_settled(self) -> bool:
+        """Nobody waits for what a call that was cut off has become."""
+        with self._lock:
+            return self.failed == sum(self.cut_off.values())
+
     def acknowledge(self, kind: str) -> None:
         with self._lock:
             self.acknowledged[kind] += 1

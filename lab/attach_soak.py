@@ -39,8 +39,9 @@ BETWEEN_MIN, BETWEEN_MAX = 15, 45
 MOMENT_SECONDS_MAX = 0.5
 # Without any acknowledgement.
 STUCK_SECONDS = 120.0
-# While attachd and the storage host are cut off from each other, so many calls have to fail.
-FAILED_MIN = 4
+# While attachd and the storage host are cut off from each other, so many calls have to fail; each
+# is of another worker.
+FAILED_MIN = 3
 FOLDER = Path("build/lab")
 
 
@@ -171,6 +172,8 @@ class Storm:
             if fault is Fault.REQUESTS
             else (node, self._manager.address)
         )
+        # Who waits for what an earlier fault has left makes no call meanwhile.
+        self._wait(running, lambda: int(self.tally.is_settled), 1)
         wanted = self.tally.failed + FAILED_MIN
         way.lose(there)
         try:
