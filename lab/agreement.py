@@ -167,7 +167,12 @@ def _of_backstores(seen: Seen) -> Iterator[str]:
 
 
 def _of_connections(seen: Seen) -> Iterator[str]:
-    recorded = {tuple(row) for row in seen.node["records"]["connections"]}
+    # What has been revoked goes from the file with the next change.
+    recorded = {
+        (volume_id, attachment_id, state)
+        for volume_id, attachment_id, state in seen.node["records"]["connections"]
+        if state != "revoking" or (volume_id, attachment_id) in seen.connections
+    }
     granted = {(*key, "granted") for key in seen.connections}
     yield from _differ("records of connections", recorded, "granted connections", granted)
     initiators: dict[str, set[str]] = {volume_id: set() for volume_id in seen.exports}
