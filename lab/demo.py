@@ -19,7 +19,7 @@ from targetd_driver import DriverError, Refused, TargetdDriver
 from lab.errors import LabError, LoginRefused
 from lab.initiator import Initiator
 from lab.lab import Lab
-from lab.node import Node
+from lab.machine import Machine
 from lab.spec import Spec
 from lab.storage import GROUP, ROOT, StorageHost, spec
 from lab.writing import Writing
@@ -154,7 +154,7 @@ class Demo:
         )
 
     @staticmethod
-    def _checksum(node: Node, device: str) -> str:
+    def _checksum(node: Machine, device: str) -> str:
         node.run(["blockdev", "--flushbufs", device])
         return str(node.run(["sha256sum", device]).stdout.split()[0])
 

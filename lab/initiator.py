@@ -14,7 +14,7 @@ from typing import Any
 from targetd_local.iscsi import NO_RECORDS, REFUSED, SESSION_EXISTS, Way, authentication, ways
 
 from lab.errors import CommandFailed, LabError, LoginFailed, LoginRefused
-from lab.node import Node
+from lab.machine import Machine
 from targetd.api.v1 import export_pb2
 
 DEVICE_SECONDS = 15
@@ -46,7 +46,7 @@ class Path(Way):
 
 
 class Initiator:
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Machine) -> None:
         self.node = node
 
     @property

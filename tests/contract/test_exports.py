@@ -6,9 +6,12 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import pytest
 
 from targetd.api.v1 import export_pb2, volume_pb2
 from tests.hosts import Host, properties_of, refused_with
+
+pytestmark = pytest.mark.virtual
 
 Terminate = export_pb2.TerminateConnectionRequest
 
