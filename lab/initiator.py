@@ -66,9 +66,10 @@ class Initiator:
         }
 
     def start(self) -> None:
-        """Start iscsid, once after each boot."""
+        """Start iscsid after a boot, where no service of the node has."""
         self.node.run(["mkdir", "-p", "/run/lock/iscsi", RECORDS])
-        self.node.run(["iscsid"])
+        if self.node.run(["pgrep", "-x", "iscsid"], check=False).status:
+            self.node.run(["iscsid"])
 
     def discovery(self, portal: str) -> list[str]:
         """The names of the targets that the portal shows to this initiator."""
@@ -116,10 +117,27 @@ class Initiator:
         raise kind(way.target, way.portal, done.status, done.stderr.strip())
 
     def _device(self, way: Path) -> str:
-        wait = ["udevadm", "wait", f"--timeout={DEVICE_SECONDS}", way.link]
+        return self._linked(way.link)
+
+    def _linked(self, link: str) -> str:
+        wait = ["udevadm", "wait", f"--timeout={DEVICE_SECONDS}", link]
         if self.node.run(wait, check=False).status:
-            raise LabError(f"{way.link} did not appear in {DEVICE_SECONDS} s")
-        return self.node.run(["readlink", "-e", way.link]).stdout.strip()
+            raise LabError(f"{link} did not appear in {DEVICE_SECONDS} s")
+        return self.node.run(["readlink", "-e", link]).stdout.strip()
+
+    def assemble(self, properties: Mapping[str, Any]) -> str:
+        """One device over all the ways, of disks that are logged in to; made by multipathd."""
+        disks = [self._device(way) for way in paths(properties)]
+        wwid = self.wwid(disks[0])
+        # Otherwise it may wait for further paths. What is known is status 1.
+        self.node.run(["multipath", "-a", wwid], check=False)
+        for disk in disks:
+            self.node.run(["multipathd", "add", "path", disk])
+        return self._linked(f"/dev/disk/by-id/dm-uuid-mpath-{wwid}")
+
+    def disassemble(self, device: str) -> None:
+        """Remove what ``assemble`` made; its disks stay."""
+        self.node.run(["multipath", "-f", device])
 
     def logout(self, given: Mapping[str, Any] | str) -> None:
         """Log out of a target, by properties or by its name, on all its portals, and

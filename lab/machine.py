@@ -53,6 +53,9 @@ class Machine(Protocol):
     def power_off(self) -> None:
         """Switch it off as it should be."""
 
+    def reboot(self) -> None:
+        """Switch it off as it should be, and boot it again. Raises LabError."""
+
     def run(
         self,
         argv: Sequence[str],

@@ -186,6 +186,10 @@ class Node:
             self._power.wait_off(STOP_SECONDS_MAX)
         self.power_cut()
 
+    def reboot(self) -> None:
+        self.power_off()
+        self.boot()
+
     def _release(self) -> None:
         if self._agent is not None:
             self._agent.close()

@@ -19,6 +19,7 @@ from targetd.tls_authority import Authority
 
 GRPC_PORT = 7788
 GROUP = "storage"
+STATE_FOLDER = "/var/lib/targetd"
 HEALTHY_SECONDS = 30.0
 START_SECONDS_MAX = 120.0
 CONFIGURATION_PATH = "/etc/targetd/targetd.toml"

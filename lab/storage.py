@@ -9,12 +9,12 @@ from lab.node import Node
 from lab.service import CONFIGURATION_PATH as CONFIGURATION_PATH
 from lab.service import GROUP as GROUP
 from lab.service import GRPC_PORT as GRPC_PORT
+from lab.service import STATE_FOLDER as STATE_FOLDER
 from lab.service import TargetdService
 from lab.spec import Spec
 from targetd.tls_authority import Authority
 
 ROOT = Path(__file__).resolve().parent.parent
-STATE_FOLDER = "/var/lib/targetd"
 # Logical volumes that tests let the daemon release, and that are then nobody's.
 RELEASED_PREFIX = "released-"
 GIBIBYTE = 1 << 30

@@ -14,15 +14,16 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.agent import Agent, Process, Result
 from lab.errors import BootFailed, CommandTimeout, LabError, NodeDown
+from lab.node import GUEST
 from lab.service import CONFIGURATION_PATH, TargetdService
 
 ROOT = Path(__file__).resolve().parent.parent
-GUEST = ROOT / "lab" / "guest"
 FOLDER = ROOT / "vagrant"
 # What makes the machines; both have the commands that are used here.
 RUNNERS = {"vagrant": ["vagrant"], "qemu": [str(FOLDER / "run-qemu")]}
@@ -38,6 +39,9 @@ table netdev cut-{interface} {{
 }}
 """
 SNAPSHOT = "clean"
+# A new one at each boot.
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+REBOOT_SECONDS_MAX = 600.0
 
 
 class Runner:
@@ -188,6 +192,21 @@ class VirtualMachine:
         with self._switch:
             self.disconnect()
             self._runner("halt", self.name)
+
+    def reboot(self) -> None:
+        before = self.read(BOOT_ID)
+        self.run(["systemctl", "reboot"])
+        end = time.monotonic() + REBOOT_SECONDS_MAX
+        while True:
+            self.disconnect()
+            # Until it is there again: no answer, or a refusal.
+            with suppress(NodeDown, CommandTimeout):
+                self.connect()
+                if self.read(BOOT_ID) != before:
+                    return
+            if time.monotonic() > end:
+                raise BootFailed(self.name, f"not back in {REBOOT_SECONDS_MAX:g} s", "")
+            time.sleep(1)
 
     # Commands
 
