@@ -164,34 +164,38 @@ def test_configured_without_a_volume_group(node_with_package: PackagedBacking) -
     assert backing.storage.health() == "SERVING"
 
 
+@pytest.fixture
+def host(installed: InstalledBacking) -> Iterator[Host]:
+    given = Host(installed)
+    yield given
+    given.close()
+
+
 @contextmanager
-def _written_to(backing: InstalledBacking) -> Iterator[Host]:
+def _written_to(backing: InstalledBacking, host: Host) -> Iterator[None]:
     """Inside the block a host that attaches writes all the while, and nothing fails."""
-    host, initiator = Host(backing), backing.initiators["a"]
-    volume_id = host.create("thick")
-    properties = properties_of(host.attach(volume_id))
+    initiator = backing.initiators["a"]
+    properties = properties_of(host.attach(host.create("thick")))
     disk = initiator.log_in(properties)
     with live_io(initiator, disk):
-        yield host
-    host.close()
+        yield
     initiator.log_out(properties)
 
 
 @pytest.mark.virtual
-def test_upgraded_under_io(installed: InstalledBacking) -> None:
+def test_upgraded_under_io(installed: InstalledBacking, host: Host) -> None:
     storage = installed.storage
-    with _written_to(installed) as host:
+    with _written_to(installed, host):
         pid = storage.main_pid()
         installed.dpkg("--install", installed.later)
         assert installed.installed_version() == LATER
         assert storage.main_pid() not in (0, pid), "the new one runs"
         assert storage.health() == "SERVING"
         assert storage.node.read(CONFIGURATION_PATH).decode() == storage.configuration
-        (connection,) = host.exports.ListConnections(
-            export_pb2.ListConnectionsRequest()
-        ).connections
+        request = export_pb2.ListConnectionsRequest()
+        (connection,) = host.exports.ListConnections(request).connections
         assert connection.authorized
-        host.detach(connection.volume_id)
+    host.remove_everything()
 
 
 def _remove(backing: PackagedBacking) -> None:
@@ -216,9 +220,9 @@ def _purge(backing: PackagedBacking, files: str) -> None:
     assert "volume-" in volumes, "what is in LVM stays"
 
 
-def test_removed_under_io_and_purged(node_with_package: PackagedBacking) -> None:
+def test_removed_under_io_and_purged(node_with_package: PackagedBacking, host: Host) -> None:
     files = node_with_package.run(["dpkg", "--listfiles", "targetd"]).stdout
-    with _written_to(node_with_package):
+    with _written_to(node_with_package, host):
         _remove(node_with_package)
     _purge(node_with_package, files)
 

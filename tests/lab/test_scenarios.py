@@ -6,8 +6,9 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import grpc
 import pytest
 
 from lab.agreement import Client, disagreements, look, targetcli_differs
@@ -17,7 +18,7 @@ from lab.lab import Lab
 from lab.machine import Machine
 from lab.node import Spec
 from lab.storage import ROOT, StorageHost, spec
-from targetd.api.v1 import export_pb2
+from targetd.api.v1 import export_pb2, host_pb2
 from tests.conftest import LAB_FOLDER, on_virtual_machines
 from tests.hosts import MEBIBYTE, Host, RealBacking, properties_of
 from tests.lab.disks import fill, same
@@ -69,6 +70,14 @@ def _assert_all_agree(host: Host, backing: RealBacking) -> None:
     client = Client(host.channel)
     assert disagreements(look(backing.storage, client)) == []
     assert targetcli_differs(backing.storage, client) == set()
+
+
+def _connect_again(host: Host) -> None:
+    """After the storage host was away: the old connection died with it, as its first call tells."""
+    request = host_pb2.GetHostRequest()
+    with suppress(grpc.RpcError):
+        host.hosts.GetHost(request)
+    host.hosts.GetHost(request, wait_for_ready=True, timeout=SECONDS)
 
 
 def _sessions(host: Host, volume_id: str) -> int:
@@ -132,6 +141,7 @@ def test_a_file_system_comes_through_a_power_cut(lab_host: Host, lab_backing: Re
         _until("files are written", lambda: len(writing.output().splitlines()) > 20)
         storage.node.power_cut()
         storage.boot()
+        _connect_again(lab_host)
         count = len(writing.output().splitlines())
         _until("it goes on", lambda: len(writing.output().splitlines()) > count + 20)
         writing.kill()
@@ -157,6 +167,7 @@ def test_everything_is_rebooted(lab_host: Host, lab_backing: RealBacking) -> Non
         list(threads.map(lambda node: node.reboot(), nodes))
     storage.start()
     assert storage.health() == "SERVING"
+    _connect_again(lab_host)
     for name, initiator in lab_backing.initiators.items():
         initiator.start()
         assert lab_host.attach(attached[name], name) == given[name], "the same access"
