@@ -7,6 +7,7 @@ own nodes, and the ports that are forwarded.
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import socket
 import subprocess
@@ -44,14 +45,19 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 REBOOT_SECONDS_MAX = 600.0
 
 
+log = logging.getLogger(__name__)
+
+
 class Runner:
     """``vagrant`` or ``run-qemu``; raises LabError with what it said."""
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._command = RUNNERS[name]
 
     def __call__(self, *arguments: str) -> str:
         argv = [*self._command, *arguments]
+        log.info("    %s %s ...", self._name, shlex.join(arguments))
         try:
             done = subprocess.run(
                 argv,
@@ -194,6 +200,7 @@ class VirtualMachine:
             self._runner("halt", self.name)
 
     def reboot(self) -> None:
+        log.info("    rebooting %s ...", self.name)
         before = self.read(BOOT_ID)
         self.run(["systemctl", "reboot"])
         end = time.monotonic() + REBOOT_SECONDS_MAX
