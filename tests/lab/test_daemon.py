@@ -281,8 +281,7 @@ def _check_agreement(host: Host, backing: RealBacking, name: str) -> None:
     assert disagreements(look(backing.storage, Client(host.channel))) == [], name
 
 
-@pytest.mark.virtual
-def test_a_power_cut_loses_nothing_acknowledged(lab_host: Host, lab_backing: RealBacking) -> None:
+def test_a_power_cut_loses_nothing_acknowledged(lab_host: Host, lab_backing: LabBacking) -> None:
     storage = lab_backing.storage
     made = {pool: lab_host.create(pool) for pool in ("thin", "thick")}
     given = {pool: lab_host.attach(volume_id) for pool, volume_id in made.items()}

@@ -103,6 +103,8 @@ def test_terminating_closes_a_live_session_and_harms_no_peer(
         a.drop(for_a)
         with pytest.raises(LoginRefused):
             a.log_in(for_a)
+        # With this change the record that was forgotten goes from the file.
+        lab_host.create()
         _assert_all_agree(lab_host, lab_backing)
     b.log_out(for_b)
 
