@@ -94,11 +94,14 @@ class Connection:
 
     def __init__(self, name: str, config: Path, forwards: Mapping[int, int]) -> None:
         ours, theirs = socket.socketpair()
-        source = (GUEST / "agent.py").read_text(encoding="utf-8")
+        source = (GUEST / "agent.py").read_bytes()
         argv = ["ssh", "-F", str(config), "-o", "ExitOnForwardFailure=yes"]
         for port, local in forwards.items():
             argv += ["-L", f"127.0.0.1:{local}:127.0.0.1:{port}"]
-        agent = shlex.join(["sudo", "-n", "/usr/bin/python3", "-c", source, "-"])
+        # It comes first, and nothing else before it has said that it is ready.
+        begin = f"import sys; exec(sys.stdin.buffer.read({len(source)}))"
+        agent = shlex.join(["sudo", "-n", "/usr/bin/python3", "-c", begin, "-"])
+        ours.sendall(source)
         with theirs:
             self._ssh = subprocess.Popen(
                 [*argv, name, "--", agent],

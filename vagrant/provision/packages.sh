@@ -1,10 +1,10 @@
 #!/bin/sh
 # packages.sh PACKAGE...: install those that are missing. With OFFLINE=1 a missing one is an error.
 set -eu
+installed=" $(dpkg-query --show --showformat='${db:Status-Status}:${Package} ' "$@" 2> /dev/null || true)"
 missing=
 for package in "$@"; do
-    dpkg-query --show --showformat='${db:Status-Status}' "$package" 2> /dev/null |
-        grep -qx installed || missing="$missing $package"
+    case "$installed" in *" installed:$package "*) ;; *) missing="$missing $package" ;; esac
 done
 [ -n "$missing" ] || exit 0
 if [ -n "${OFFLINE:-}" ]; then

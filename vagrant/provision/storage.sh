@@ -14,11 +14,6 @@ configuration=/etc/targetd/targetd.toml
 if systemctl --quiet is-enabled rtslib-fb-targetctl.service 2> /dev/null; then
     systemctl --quiet disable --now rtslib-fb-targetctl.service
 fi
-# Its disks are local.
-if systemctl --quiet is-enabled multipathd.service 2> /dev/null; then
-    systemctl --quiet disable --now multipathd.service multipathd.socket iscsid.service \
-        iscsid.socket open-iscsi.service
-fi
 
 # By the name that its serial gives it, or else the only disk that nothing is on.
 empty_disk() {
