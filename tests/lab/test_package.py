@@ -28,6 +28,8 @@ from tests.lab.live import live_io
 pytestmark = pytest.mark.lab
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Between writes: an emulated processor has more to do.
+PAUSE = 0.02
 SOCKET = "/run/targetd/targetd.sock"
 # What the reader of the README puts in for capitals.
 HERE = {"DISK": "ubda", "USER": "games"}
@@ -177,7 +179,7 @@ def _written_to(backing: InstalledBacking, host: Host) -> Iterator[None]:
     initiator = backing.initiators["a"]
     properties = properties_of(host.attach(host.create("thick")))
     disk = initiator.log_in(properties)
-    with live_io(initiator, disk):
+    with live_io(initiator, disk, PAUSE):
         yield
     initiator.log_out(properties)
 

@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.virtual]
 
 LINE = b"what was written before\n"
 SECONDS = 120.0
+# Between writes: an emulated processor has more to do.
+PAUSE = 0.02
 # A file is named once it is on the disk, with its folder.
 FILES = """\
 import os, signal, sys
@@ -95,7 +97,7 @@ def test_terminating_closes_a_live_session_and_harms_no_peer(
     disk = b.log_in(for_b)
     assert _sessions(lab_host, volume_id) == 2
     _assert_all_agree(lab_host, lab_backing)
-    with live_io(b, disk):
+    with live_io(b, disk, PAUSE):
         answer = lab_host.detach(volume_id, "a")
         assert answer.sessions_closed
         assert list(answer.remaining_attachment_ids) == ["attachment-b"]
@@ -114,7 +116,7 @@ def test_the_daemon_is_killed_under_io(lab_host: Host, lab_backing: RealBacking)
     volume_id = lab_host.create()
     before = lab_host.attach(volume_id)
     disk = initiator.log_in(properties_of(before))
-    with live_io(initiator, disk):
+    with live_io(initiator, disk, PAUSE):
         lab_backing.restart()
         assert lab_host.attach(volume_id) == before
         _assert_all_agree(lab_host, lab_backing)
@@ -217,7 +219,7 @@ def test_one_of_two_paths_is_cut(two_portals: RealBacking) -> None:
     initiator.login(given, multipath=True, settings=QUICK)
     assert _sessions(host, volume_id) == 2
     device = initiator.assemble(given)
-    with live_io(initiator, device) as writing:
+    with live_io(initiator, device, PAUSE) as writing:
         storage.node.cut_network(1)
         try:
             _until("the path has failed", lambda: _failed_paths(node) == 1)
