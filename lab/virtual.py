@@ -13,7 +13,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,7 +128,12 @@ class VirtualMachine:
     """One machine of the Vagrantfile, as what scenarios ask of a node (``lab.machine``)."""
 
     def __init__(
-        self, name: str, addresses: list[str], runner: Runner, folder: Path, config: Path
+        self,
+        name: str,
+        addresses: list[str],
+        runner: Callable[..., str],
+        folder: Path,
+        config: Path,
     ) -> None:
         self.name = name
         self.addresses = addresses

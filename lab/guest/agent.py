@@ -79,6 +79,7 @@ def run(request: Message) -> Message:
 
 def start(request: Message) -> Message:
     path = request["log"] or f"{LOGS}/started-{request['id']}.log"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "ab", buffering=0) as log:
         child = spawn(request, subprocess.DEVNULL, log.fileno(), log.fileno())
     background[child.pid] = child
@@ -151,7 +152,6 @@ def lines() -> tuple[int, int]:
 
 
 def main() -> None:
-    os.makedirs(LOGS, exist_ok=True)
     source, output = lines()
     answer(output, {"id": 0})
     pieces: list[bytes] = []
