@@ -96,6 +96,8 @@ class Connection:
         ours, theirs = socket.socketpair()
         source = (GUEST / "agent.py").read_bytes()
         argv = ["ssh", "-F", str(config), "-o", "ExitOnForwardFailure=yes"]
+        # A machine that has gone without a word is noticed.
+        argv += ["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8"]
         for port, local in forwards.items():
             argv += ["-L", f"127.0.0.1:{local}:127.0.0.1:{port}"]
         # It comes first, and nothing else before it has said that it is ready.
@@ -211,6 +213,9 @@ class VirtualMachine:
         log.info("    rebooting %s ...", self.name)
         before = self.read(BOOT_ID)
         self.run(["systemctl", "reboot"])
+        # For as long as it goes down.
+        with suppress(NodeDown, CommandTimeout):
+            self.run(["sleep", "infinity"], timeout_seconds=REBOOT_SECONDS_MAX)
         end = time.monotonic() + REBOOT_SECONDS_MAX
         while True:
             self.disconnect()
