@@ -166,6 +166,8 @@ def test_everything_is_rebooted(lab_host: Host, lab_backing: RealBacking) -> Non
     for name, initiator in lab_backing.initiators.items():
         disk = initiator.log_in(properties_of(given[name]))
         fill(initiator.node, disk, LINE, MEBIBYTE)
+        # As an operator would: a host that goes down after its target waits for it for minutes.
+        initiator.log_out(properties_of(given[name]))
     with ThreadPoolExecutor() as threads:
         nodes = [storage.node, *(one.node for one in lab_backing.initiators.values())]
         list(threads.map(lambda node: node.reboot(), nodes))
