@@ -313,7 +313,7 @@ class VirtualMachine:
 
 
 class Site:
-    """All machines of the Vagrantfile, which are up and provisioned."""
+    """All machines of the Vagrantfile, up and provisioned; ``connect`` comes before their use."""
 
     def __init__(self, runner: str, folder: Path) -> None:
         self._runner = Runner(runner)
@@ -332,8 +332,10 @@ class Site:
             )
             for name, definition in given["machines"].items()
         }
-        for machine in self.machines.values():
-            machine.connect()
+
+    def connect(self) -> None:
+        with ThreadPoolExecutor(len(self.machines)) as threads:
+            list(threads.map(VirtualMachine.connect, self.machines.values()))
 
     def __getitem__(self, name: str) -> VirtualMachine:
         return self.machines[name]
@@ -350,8 +352,7 @@ class Site:
         for machine in self.machines.values():
             machine.disconnect()
         self._runner(*arguments)
-        with ThreadPoolExecutor(len(self.machines)) as threads:
-            list(threads.map(VirtualMachine.connect, self.machines.values()))
+        self.connect()
 
     def close(self) -> None:
         for machine in self.machines.values():

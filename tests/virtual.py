@@ -17,6 +17,7 @@ class VirtualBacking(InstalledBacking):
         storage = PackagedService(site["storage"])
         initiators = {name: Initiator(site[name]) for name in INITIATORS}
         super().__init__(storage, initiators, "/root/later.deb")
+        site.connect()
         site["storage"].send(LATER_PACKAGE, self.later)
         storage.configure()
         site.save()

@@ -319,8 +319,7 @@ def test_foreign_things_stay(lab_host: Host, lab_backing: LabBacking) -> None:
     run(["lvm", "lvremove", "-y", "storage/volume-foreign"])
 
 
-@pytest.mark.virtual
-def test_what_targetcli_made_stays(lab_host: Host, lab_backing: RealBacking) -> None:
+def test_what_targetcli_made_stays(lab_host: Host, lab_backing: LabBacking) -> None:
     storage, run = lab_backing.storage, lab_backing.storage.node.run
     theirs = "iqn.2001-01.org.example.other:theirs"
     # For its message bus, too.

@@ -292,7 +292,6 @@ def _answers(host: Host) -> None:
     host.volumes.ListVolumes(volume_pb2.ListVolumesRequest(), timeout=5)
 
 
-@pytest.mark.virtual
 def test_a_session_without_attachment_is_an_alarm(lab_host: Host, lab_backing: RealBacking) -> None:
     storage, run = lab_backing.storage, lab_backing.storage.node.run
     initiator: Initiator = lab_backing.initiators["b"]

@@ -45,9 +45,13 @@ def _from(kind: str, source: str, pool: str) -> volume_pb2.CreateVolumeRequest:
     return request
 
 
-@pytest.mark.virtual
 @pytest.mark.parametrize(
-    ("from_pool", "to_pool"), [("thin", "thin"), ("thin", "thick"), ("thick", "thin")]
+    ("from_pool", "to_pool"),
+    [
+        ("thin", "thin"),
+        ("thin", "thick"),
+        pytest.param("thick", "thin", marks=pytest.mark.virtual),
+    ],
 )
 def test_a_snapshot_keeps_the_data_of_its_moment(
     lab_host: Host, storage: TargetdService, from_pool: str, to_pool: str
