@@ -165,11 +165,23 @@ class VirtualMachine:
     # Its connection
 
     def connect(self) -> None:
-        self._connection = Connection(self.name, self._config, self._forwards)
+        """Raises NodeDown and CommandTimeout when it cannot be reached."""
+        self._connection = self._reached()
         # A boot may have set it wrong, and a snapshot has it from when it was made.
         self.run(["date", "--set", f"@{time.time():.3f}"])
         for program in GUEST.glob("*.py"):
             self.write(str(program), program.read_bytes())
+
+    def _reached(self) -> Connection:
+        end = time.monotonic() + CONNECT_SECONDS_MAX
+        while True:
+            try:
+                return Connection(self.name, self._config, self._forwards)
+            except NodeDown:
+                # Its network, or its sshd, may still be on the way.
+                if time.monotonic() > end:
+                    raise
+            time.sleep(1)
 
     def disconnect(self) -> None:
         if self._connection is not None:
@@ -345,7 +357,7 @@ class Site:
         self._disconnected("snapshot", "save", SNAPSHOT)
 
     def restore(self) -> None:
-        self._disconnected("snapshot", "restore", SNAPSHOT)
+        self._disconnected("snapshot", "restore", "--no-provision", SNAPSHOT)
 
     def _disconnected(self, *arguments: str) -> None:
         # A connection that is in the snapshot has no other end when it comes back.
