@@ -2,7 +2,7 @@
 # initiator.sh: make of this machine a host that attaches, with open-iscsi and multipathd.
 set -eu
 here=$(dirname "$0")
-"$here/packages.sh" open-iscsi multipath-tools nftables
+"$here/packages.sh" open-iscsi multipath-tools nftables python3
 
 name="InitiatorName=iqn.2026-01.org.example.lab:$(hostname)"
 file=/etc/iscsi/initiatorname.iscsi
