@@ -3,6 +3,8 @@
 # make bench  the daemon measured next to bare configfs, rtslib, targetcli and Cinder's helper,
 #             and attachd next to Cinder; BENCH="--only attachd" and the like for a part
 # make soak   power cuts under load, CUTS=100 of them; SEED= repeats the load of a run
+# make vagrant-test   the scenarios on virtual machines, made by Vagrant; SCENARIOS="-k power" for a part
+# make qemu-test      the same without Vagrant
 # make deb    build/targetd_VERSION_ARCH.deb and build/attachd_VERSION_ARCH.deb
 # make install [DESTDIR=] [PREFIX=/opt/targetd]   without a package; make uninstall
 # make install-attachd [DESTDIR=] [PREFIX=/opt/attachd]   the same of attachd; make uninstall-attachd
@@ -15,7 +17,7 @@ BINDIR := /usr/local/bin
 CUTS := 100
 PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
-CODE := targetd attachd drivers lab tests package
+CODE := targetd attachd drivers lab tests package vagrant/run-qemu
 
 # The slowest of the lab first.
 LAB_PARTS := lab-attachd lab-guides lab-service lab-contract lab-crashes lab-bench lab-others
@@ -60,6 +62,7 @@ lint: $(VENV)/ready
 
 types: $(VENV)/ready stubs-check
 	$(VENV)/bin/mypy targetd attachd drivers/targetd_driver drivers/targetd_local lab tests package
+	$(VENV)/bin/mypy --scripts-are-modules vagrant/run-qemu
 
 stubs-check: $(VENV)/ready
 	$(PYTHON) -m targetd.api.generate --check
@@ -119,6 +122,24 @@ lab-others:
 
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)
+
+# The virtual machines: what they are made of, and the scenarios on them.
+.PHONY: qemu-packages qemu-test vagrant-packages vagrant-test
+VIRTUAL := build/vagrant
+
+qemu-packages vagrant-packages:
+	@vagrant/packages.sh $(@:-packages=)
+
+qemu-test vagrant-test: %-test: %-packages $(VENV)/ready $(VIRTUAL)/targetd.box $(VIRTUAL)/targetd.deb
+	@vagrant/test $* $(SCENARIOS)
+
+$(VIRTUAL)/targetd.box: $(wildcard vagrant/box/*)
+	@vagrant/box/build $(VIRTUAL)
+
+$(VIRTUAL)/targetd.deb: $(shell find targetd drivers systemd package -type f -not -name '*.pyc') \
+    pyproject.toml requirements.txt
+	@echo "Making the package of targetd, and a later one to upgrade to ..."
+	@vagrant/package $(VIRTUAL)
 
 deb:
 	@package/deb.sh build targetd $(VERSION)

@@ -1,4 +1,4 @@
-"""The host's end of a node's serial line: commands in, output and status out."""
+"""The host's end of the line to a node: commands in, output and status out."""
 
 from __future__ import annotations
 
@@ -72,10 +72,11 @@ class Process:
 
 
 class Agent:
-    """One node's agent, for use by several threads."""
+    """One node's agent, for use by several threads. ``window_bytes``: see WINDOW_BYTES."""
 
-    def __init__(self, line: socket.socket) -> None:
+    def __init__(self, line: socket.socket, window_bytes: int = WINDOW_BYTES) -> None:
         self._line = line
+        self._window_bytes = window_bytes
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._taken = threading.Condition(self._lock)
@@ -170,7 +171,7 @@ class Agent:
                 raise NodeDown("the node went down") from error
 
     def _room(self, size: int) -> bool:
-        return self._down or self._on_the_way + size <= WINDOW_BYTES
+        return self._down or self._on_the_way + size <= self._window_bytes
 
     def _read(self) -> None:
         pieces: list[bytes] = []

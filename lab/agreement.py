@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import grpc
 
 from lab.node import GUEST
-from lab.storage import GROUP, STATE_FOLDER, StorageHost
+from lab.service import GROUP, STATE_FOLDER, TargetdService
 from targetd.api.v1 import export_pb2, export_pb2_grpc, volume_pb2, volume_pb2_grpc
 
 VOLUME_PREFIX, SNAPSHOT_PREFIX, RETIRED_PREFIX = "volume-", "snap-", "deleted-"
@@ -88,7 +89,7 @@ class Seen:
         return found
 
 
-def look(storage: StorageHost, client: Client) -> Seen:
+def look(storage: TargetdService, client: Client) -> Seen:
     """Only of a daemon at rest: the looks are one after the other."""
     connections = client.list_connections()
     return Seen(
@@ -102,6 +103,15 @@ def look(storage: StorageHost, client: Client) -> Seen:
             ).stdout
         ),
     )
+
+
+def targetcli_differs(storage: TargetdService, client: Client) -> set[str]:
+    """Targets and initiators that only one of the two knows: the daemon, and targetcli,
+    which is an independent reader of what the kernel serves."""
+    granted = {connection.initiator for connection in client.list_connections()}
+    exported = {export.target_iqn for export in client.list_exports()}
+    theirs = set(re.findall(r"o- (iqn\.\S+) ", storage.targetcli()))
+    return (granted | exported) ^ theirs
 
 
 def disagreements(seen: Seen) -> list[str]:

@@ -16,10 +16,11 @@ from typing import Any
 import grpc
 from targetd_driver import DriverError, Refused, TargetdDriver
 
+from lab.agreement import Client, targetcli_differs
 from lab.errors import LabError, LoginRefused
 from lab.initiator import Initiator
 from lab.lab import Lab
-from lab.node import Node
+from lab.machine import Machine
 from lab.spec import Spec
 from lab.storage import GROUP, ROOT, StorageHost, spec
 from lab.writing import Writing
@@ -154,7 +155,7 @@ class Demo:
         )
 
     @staticmethod
-    def _checksum(node: Node, device: str) -> str:
+    def _checksum(node: Machine, device: str) -> str:
         node.run(["blockdev", "--flushbufs", device])
         return str(node.run(["sha256sum", device]).stdout.split()[0])
 
@@ -182,14 +183,12 @@ class Demo:
 
     def agree_with_targetcli(self) -> None:
         """targetcli, an independent reader, sees the same targets and initiators."""
-        text = self.storage.targetcli()
-        granted = self.exports.ListConnections(export_pb2.ListConnectionsRequest()).connections
-        exported = self.exports.ListExports(export_pb2.ListExportsRequest()).exports
-        ours = {e.target_iqn for e in exported} | {c.initiator for c in granted}
-        theirs = set(re.findall(r"o- (iqn\.\S+) ", text))
+        client = Client(self._channel)
+        differs = targetcli_differs(self.storage, client)
+        exports, connections = client.list_exports(), client.list_connections()
         self.see(
-            ours == theirs,
-            f"targetcli ls agrees: {len(exported)} targets, {len(granted)} ACLs",
+            not differs,
+            f"targetcli ls agrees: {len(exports)} targets, {len(connections)} ACLs",
         )
 
     def refuse(self) -> None:

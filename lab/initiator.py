@@ -22,7 +22,7 @@ from targetd_local.iscsi import (
 )
 
 from lab.errors import CommandFailed, LabError, LoginFailed, LoginRefused
-from lab.node import Node
+from lab.machine import Machine
 from targetd.api.v1 import export_pb2
 
 DEVICE_SECONDS = 15
@@ -54,7 +54,7 @@ class Path(Way):
 
 
 class Initiator:
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Machine) -> None:
         self.node = node
 
     @property
@@ -74,9 +74,10 @@ class Initiator:
         }
 
     def start(self) -> None:
-        """Start iscsid, once after each boot."""
+        """Start iscsid after a boot, where no service of the node has."""
         self.node.run(["mkdir", "-p", "/run/lock/iscsi", RECORDS])
-        self.node.run(["iscsid"])
+        if self.node.run(["pgrep", "-x", "iscsid"], check=False).status:
+            self.node.run(["iscsid"])
 
     def discovery(self, portal: str) -> list[str]:
         """The names of the targets that the portal shows to this initiator."""
@@ -92,18 +93,21 @@ class Initiator:
         username: str | None = None,
         password: str | None = None,
         multipath: bool = False,
+        settings: Mapping[str, str] | None = None,
     ) -> str:
         """Log in to the first portal, or to all when ``multipath``; returns the first
         path's device.
 
-        ``username`` and ``password`` replace those of the properties, and
-        ``initiator_name`` pretends to be another host. Raises LoginRefused, LoginFailed.
+        ``username`` and ``password`` replace those of the properties,
+        ``initiator_name`` pretends to be another host, and ``settings`` are further
+        lines of open-iscsi's record. Raises LoginRefused, LoginFailed.
         """
         record = {
             **PATIENCE,
             "node.session.scan": "auto",
             **_authentication(properties, username, password),
             **({"iface.initiatorname": initiator_name} if initiator_name else {}),
+            **(settings or {}),
         }
         ways = list(paths(properties))
         ways = ways if multipath else ways[:1]
@@ -121,10 +125,27 @@ class Initiator:
         raise kind(way.target, way.portal, done.status, done.stderr.strip())
 
     def _device(self, way: Path) -> str:
-        wait = ["udevadm", "wait", f"--timeout={DEVICE_SECONDS}", way.link]
+        return self._linked(way.link)
+
+    def _linked(self, link: str) -> str:
+        wait = ["udevadm", "wait", f"--timeout={DEVICE_SECONDS}", link]
         if self.node.run(wait, check=False).status:
-            raise LabError(f"{way.link} did not appear in {DEVICE_SECONDS} s")
-        return self.node.run(["readlink", "-e", way.link]).stdout.strip()
+            raise LabError(f"{link} did not appear in {DEVICE_SECONDS} s")
+        return self.node.run(["readlink", "-e", link]).stdout.strip()
+
+    def assemble(self, properties: Mapping[str, Any]) -> str:
+        """One device over all the ways, of disks that are logged in to; made by multipathd."""
+        disks = [self._device(way) for way in paths(properties)]
+        wwid = self.wwid(disks[0])
+        # Otherwise it may wait for further paths. What is known is status 1.
+        self.node.run(["multipath", "-a", wwid], check=False)
+        for disk in disks:
+            self.node.run(["multipathd", "add", "path", disk])
+        return self._linked(f"/dev/disk/by-id/dm-uuid-mpath-{wwid}")
+
+    def disassemble(self, device: str) -> None:
+        """Remove what ``assemble`` made; its disks stay."""
+        self.node.run(["multipath", "-f", device])
 
     def logout(self, given: Mapping[str, Any] | str) -> None:
         """Log out of a target, by properties or by its name, on all its portals, and

@@ -16,6 +16,7 @@ from lab.agent import Agent, Process, Result
 from lab.errors import BootFailed, CommandTimeout, NodeDown
 from lab.network import FIRST_NODE_HOST, NOBODY, Network, address, address6
 from lab.preconditions import KERNEL
+from lab.relay import Relay
 from lab.spec import Disk, Spec
 
 __all__ = ["Disk", "Node", "Process", "Result", "Spec"]
@@ -185,6 +186,10 @@ class Node:
             self._power.wait_off(STOP_SECONDS_MAX)
         self.power_cut()
 
+    def reboot(self) -> None:
+        self.power_off()
+        self.boot()
+
     def _release(self) -> None:
         if self._agent is not None:
             self._agent.close()
@@ -233,6 +238,12 @@ class Node:
     ) -> Process:
         """Start a program that goes on; its output goes to a file of the node."""
         return self._require_agent().start(argv, environment=environment or {}, cwd=cwd, log=log)
+
+    def output(self, argv: Sequence[str]) -> str:
+        """What a program prints, through a file: the line to the node is for short answers."""
+        path = self.share / "output"
+        self.run(["sh", "-c", '"$@" > /media/output', "output", *argv], check=False)
+        return path.read_text(encoding="utf-8", errors="replace")
 
     def read(self, path: str) -> bytes:
         return self._require_agent().read(path)
@@ -301,6 +312,10 @@ class Node:
 
     def _tap(self, bridge: int) -> str:
         return f"tap{self.number}p{bridge}"
+
+    def forward(self, port: int) -> Relay:
+        """A way to one of its ports from this machine's loopback."""
+        return Relay(self.network, self.address, port)
 
     def cut_network(self, port: int = 0) -> None:
         self.network.cut(self._tap(port))

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from lab.agent import Process
 from lab.errors import LabError
-from lab.node import Node
+from lab.machine import Machine
 from lab.storage import ROOT
 
 WRITER = f"{ROOT}/lab/guest/writer.py"
@@ -32,7 +32,9 @@ class Writing:
     nothing can be written.
     """
 
-    def __init__(self, node: Node, disk: str, seconds: float, pause_seconds: float = 0.0) -> None:
+    def __init__(
+        self, node: Machine, disk: str, seconds: float, pause_seconds: float = 0.0
+    ) -> None:
         argv = ["/usr/bin/python3", WRITER, disk, str(seconds), str(pause_seconds)]
         self._seconds = seconds
         self._process: Process = node.start(argv)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
 from tests.answers import answer_of
-from tests.hosts import MEBIBYTE, Host, LabBacking
+from tests.hosts import MEBIBYTE, Host, RealBacking
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,7 +34,7 @@ def call_with(volume_id: str, work: Callable[[str], Result]) -> Result:
 
 
 def in_lab(host: Host) -> bool:
-    return isinstance(host.backing, LabBacking)
+    return isinstance(host.backing, RealBacking)
 
 
 class Caller:

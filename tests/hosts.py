@@ -17,6 +17,7 @@ from lab.health import status_now
 from lab.initiator import Initiator
 from lab.initiator import properties_of as properties_of
 from lab.lab import Lab
+from lab.service import TargetdService
 from lab.storage import StorageHost
 from targetd import daemon, tls_authority
 from targetd.api.v1 import (
@@ -40,6 +41,7 @@ POOLS = (
 )
 SIMULATED_POOL_BYTES = 3 << 30
 INITIATORS = ("a", "b")
+DPKG_SECONDS_MAX = 300.0
 
 
 class Backing(Protocol):
@@ -262,18 +264,13 @@ def client_files(folder: Path, name: str, role: Role) -> TlsFiles:
     return files
 
 
-class LabBacking:
-    """targetd under systemd on a node of the lab, with two nodes that attach."""
+class RealBacking:
+    """targetd under systemd on one machine, with others that attach."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.storage = StorageHost(lab["storage"])
-        self.storage.prepare_disks()
-        self.storage.install()
-        self.storage.start()
-        self.endpoint = self.storage.endpoint
-        self.initiators = {name: Initiator(lab[name]) for name in INITIATORS}
-        for initiator in self.initiators.values():
-            initiator.start()
+    def __init__(self, storage: TargetdService, initiators: Mapping[str, Initiator]) -> None:
+        self.storage = storage
+        self.endpoint = storage.endpoint
+        self.initiators = initiators
 
     def endpoint_for(self, role: Role) -> Endpoint:
         return self.storage.endpoint_for(role)
@@ -330,6 +327,43 @@ class LabBacking:
 
     def close(self) -> None:
         self.storage.close()
+
+
+class LabBacking(RealBacking):
+    """On nodes of the lab: from this checkout."""
+
+    storage: StorageHost
+
+    def __init__(self, lab: Lab) -> None:
+        storage = StorageHost(lab["storage"])
+        super().__init__(storage, {name: Initiator(lab[name]) for name in INITIATORS})
+        storage.prepare_disks()
+        storage.install()
+        storage.start()
+        for initiator in self.initiators.values():
+            initiator.start()
+
+
+class InstalledBacking(RealBacking):
+    """targetd from a package; ``later`` is where a later one lies on the storage host."""
+
+    def __init__(
+        self, storage: TargetdService, initiators: Mapping[str, Initiator], later: str
+    ) -> None:
+        super().__init__(storage, initiators)
+        self.later = later
+
+    def dpkg(self, *arguments: str) -> str:
+        """Returns what is said of it to who runs it."""
+        done = self.storage.node.run(
+            ["dpkg", *arguments], timeout_seconds=DPKG_SECONDS_MAX, check=False
+        )
+        assert done.status == 0, done.stdout + done.stderr
+        return done.stderr
+
+    def installed_version(self) -> str:
+        argv = ["dpkg-query", "--show", "--showformat=${Version}", "targetd"]
+        return self.storage.node.run(argv).stdout
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""Runs commands in a node, asked for over its serial line in lines of JSON.
+"""Runs commands in a node, asked for over a line in lines of JSON.
 
-The line works while the network is cut, and a command over it costs far less
-than one over ssh. Requests are served side by side; data travels as base64.
+``agent.py``: over the node's serial line, which works while the network is cut.
+``agent.py -``: over standard input and output, until they end: of a connection of
+ssh, over which a command then costs far less than one of ssh's own. Requests are
+served side by side; data travels as base64.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import tty
 from collections.abc import Callable
@@ -37,11 +40,11 @@ def encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def answer(line: int, message: Message) -> None:
+def answer(output: int, message: Message) -> None:
     data = json.dumps(message).encode() + b"\n"
     with write_lock:
         while data:
-            data = data[os.write(line, data) :]
+            data = data[os.write(output, data) :]
 
 
 def spawn(request: Message, stdin: int, output: int, errors: int) -> subprocess.Popen[bytes]:
@@ -76,6 +79,7 @@ def run(request: Message) -> Message:
 
 def start(request: Message) -> Message:
     path = request["log"] or f"{LOGS}/started-{request['id']}.log"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "ab", buffering=0) as log:
         child = spawn(request, subprocess.DEVNULL, log.fileno(), log.fileno())
     background[child.pid] = child
@@ -120,40 +124,46 @@ VERBS: dict[str, Callable[[Message], Message]] = {
 }
 
 
-def serve(line: int, request: Message) -> None:
+def serve(output: int, request: Message) -> None:
     try:
         result = VERBS[request["do"]](request)
     except subprocess.TimeoutExpired:
         result = {"error": "timeout"}
     except (OSError, ValueError, KeyError) as error:
         result = {"error": f"{type(error).__name__}: {error}"}
-    answer(line, {"id": request["id"], **result})
+    answer(output, {"id": request["id"], **result})
 
 
-def take(line: int, text: bytes) -> None:
+def take(output: int, text: bytes) -> None:
     try:
         request = json.loads(text)
     except ValueError:
         return  # a request that the host gave up half-way
-    threading.Thread(target=serve, args=(line, request), daemon=True).start()
+    threading.Thread(target=serve, args=(output, request), daemon=True).start()
+
+
+def lines() -> tuple[int, int]:
+    """Where requests come from, and answers go to."""
+    if sys.argv[1:] == ["-"]:
+        return sys.stdin.fileno(), sys.stdout.fileno()
+    line = os.open(LINE, os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(line)
+    return line, line
 
 
 def main() -> None:
-    os.makedirs(LOGS, exist_ok=True)
-    line = os.open(LINE, os.O_RDWR | os.O_NOCTTY)
-    tty.setraw(line)
-    answer(line, {"id": 0})
+    source, output = lines()
+    answer(output, {"id": 0})
     pieces: list[bytes] = []
     taken = 0
-    while True:
-        data = os.read(line, 1 << 16)
+    while data := os.read(source, 1 << 16):
         taken += len(data)
         if taken >= TELL_BYTES:
-            answer(line, {"taken": taken})
+            answer(output, {"taken": taken})
             taken = 0
         *whole, rest = data.split(b"\n")
         for end_of_line in whole:
-            take(line, b"".join([*pieces, end_of_line]))
+            take(output, b"".join([*pieces, end_of_line]))
             pieces = []
         pieces.append(rest)
 

@@ -6,6 +6,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import pytest
 
 from targetd.api.v1 import export_pb2, volume_pb2
 from tests.hosts import Host, properties_of, refused_with
@@ -35,6 +36,7 @@ def test_attach_repeated_gives_the_same_secret_and_a_new_grant_a_new_one(host: H
     assert host.attach(volume_id).auth_password != first.auth_password
 
 
+@pytest.mark.virtual
 def test_only_the_attached_initiator_gets_in(host: Host) -> None:
     volume_id = host.create()
     given = properties_of(host.attach(volume_id, "a"))
@@ -49,6 +51,7 @@ def test_only_the_attached_initiator_gets_in(host: Host) -> None:
     assert not host.backing.log_in("a", given)
 
 
+@pytest.mark.virtual
 def test_status_tells_attached_from_logged_in(host: Host) -> None:
     volume_id = host.create()
     given = properties_of(host.attach(volume_id))
@@ -66,6 +69,7 @@ def test_status_tells_attached_from_logged_in(host: Host) -> None:
     assert not host.exports.GetConnection(request).logged_in
 
 
+@pytest.mark.virtual
 def test_terminate_refuses_a_live_session_on_request(host: Host) -> None:
     volume_id = host.create()
     given = properties_of(host.attach(volume_id))
@@ -77,6 +81,7 @@ def test_terminate_refuses_a_live_session_on_request(host: Host) -> None:
     assert not host.exports.TerminateConnection(request).sessions_closed
 
 
+@pytest.mark.virtual
 def test_second_host_needs_multi_attach(host: Host) -> None:
     volume_id = host.create()
     host.attach(volume_id, "a")
@@ -86,6 +91,7 @@ def test_second_host_needs_multi_attach(host: Host) -> None:
     assert [len(acls) for acls in host.backing.kernel().values()] == [1]
 
 
+@pytest.mark.virtual
 def test_a_peer_is_not_harmed(host: Host) -> None:
     volume_id = host.create(multi_attach=True)
     for_a, for_b = (properties_of(host.attach(volume_id, name)) for name in ("a", "b"))

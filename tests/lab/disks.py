@@ -6,29 +6,46 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from lab.node import Node
-from tests.hosts import MEBIBYTE
+from lab.machine import Machine
+
+# Both have the line as their input, and the device and the size as arguments.
+FILL = """\
+import os, sys
+line, size = sys.stdin.buffer.read(), int(sys.argv[2])
+text = line * max(1, (1 << 20) // len(line))
+with open(sys.argv[1], "r+b", buffering=0) as disk:
+    while size:
+        size -= disk.write(text[:size])
+    os.fsync(disk.fileno())
+"""
+DIFFERENT = 3
+SAME = f"""\
+import sys
+line, size = sys.stdin.buffer.read(), int(sys.argv[2])
+text = line * max(1, (1 << 20) // len(line))
+with open(sys.argv[1], "rb") as disk:
+    while size:
+        wanted = text[:size]
+        if disk.read(len(wanted)) != wanted:
+            sys.exit({DIFFERENT})
+        size -= len(wanted)
+"""
 
 
-def fill(node: Node, device: str, line: bytes, size_bytes: int) -> None:
+def fill(node: Machine, device: str, line: bytes, size_bytes: int) -> None:
     """Write the line again and again, onto the disk itself."""
-    path = node.share / "fill"
-    path.write_bytes((line * (size_bytes // len(line) + 1))[:size_bytes])
-    count = str(-(-size_bytes // MEBIBYTE))
-    node.run(["dd", "if=/media/fill", f"of={device}", "bs=1M", f"count={count}", "conv=fsync"])
-    path.unlink()
+    node.run(["/usr/bin/python3", "-c", FILL, device, str(size_bytes)], stdin=line)
 
 
-def same(node: Node, device: str, line: bytes, size_bytes: int) -> bool:
+def same(node: Machine, device: str, line: bytes, size_bytes: int) -> bool:
     """Whether the device begins with what ``fill`` wrote."""
-    path = node.share / "same"
-    path.write_bytes((line * (size_bytes // len(line) + 1))[:size_bytes])
-    done = node.run(["cmp", "-n", str(size_bytes), "/media/same", device], check=False)
-    path.unlink()
+    argv = ["/usr/bin/python3", "-c", SAME, device, str(size_bytes)]
+    done = node.run(argv, stdin=line, check=False)
+    assert done.status in (0, DIFFERENT), done.stderr
     return done.status == 0
 
 
-def first_bytes(node: Node, device: str, count: int) -> bytes:
+def first_bytes(node: Machine, device: str, count: int) -> bytes:
     return node.run(["head", "-c", str(count), device]).stdout.encode()
 
 

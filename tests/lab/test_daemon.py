@@ -11,9 +11,10 @@ import grpc
 import pytest
 
 from lab.agreement import Client, disagreements, look
+from lab.service import TargetdService
 from lab.storage import ROOT, StorageHost
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
-from tests.hosts import MEBIBYTE, Host, LabBacking, properties_of, refused_with
+from tests.hosts import MEBIBYTE, Host, LabBacking, RealBacking, properties_of, refused_with
 from tests.lab.disks import count
 
 pytestmark = pytest.mark.lab
@@ -42,7 +43,7 @@ print(json.dumps([
 
 
 @pytest.fixture
-def storage(lab_backing: LabBacking) -> StorageHost:
+def storage(lab_backing: RealBacking) -> TargetdService:
     return lab_backing.storage
 
 
@@ -74,7 +75,8 @@ def test_rtslib_reads_back_what_was_made(lab_host: Host, storage: StorageHost) -
     ]
 
 
-def test_read_only_is_enforced_by_the_target(lab_host: Host, lab_backing: LabBacking) -> None:
+@pytest.mark.virtual
+def test_read_only_is_enforced_by_the_target(lab_host: Host, lab_backing: RealBacking) -> None:
     volume_id = lab_host.create()
     given = properties_of(lab_host.attach(volume_id, access_mode=export_pb2.ACCESS_MODE_RO))
     initiator = lab_backing.initiators["a"]
@@ -90,7 +92,8 @@ def test_read_only_is_enforced_by_the_target(lab_host: Host, lab_backing: LabBac
     initiator.drop(given["target_iqn"])
 
 
-def test_a_grown_volume_is_seen_after_a_rescan(lab_host: Host, lab_backing: LabBacking) -> None:
+@pytest.mark.virtual
+def test_a_grown_volume_is_seen_after_a_rescan(lab_host: Host, lab_backing: RealBacking) -> None:
     volume_id = lab_host.create("thick", 8 * MEBIBYTE)
     given = properties_of(lab_host.attach(volume_id))
     initiator = lab_backing.initiators["a"]
@@ -271,7 +274,7 @@ def _wait_dead(storage: StorageHost) -> None:
     raise AssertionError("the daemon was not killed: the failpoint was never passed")
 
 
-def _check_agreement(host: Host, backing: LabBacking, name: str) -> None:
+def _check_agreement(host: Host, backing: RealBacking, name: str) -> None:
     """Records, kernel and LVM hold the same things: nothing lost, nothing orphaned."""
     for volume in host.volumes.ListVolumes(volume_pb2.ListVolumesRequest()).volumes:
         host.wait_available(volume.volume_id)

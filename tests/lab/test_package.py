@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,16 +20,17 @@ from lab.node import Spec
 from lab.storage import CONFIGURATION_PATH, ROOT, StorageHost, spec
 from targetd import __version__
 from targetd.api.v1 import export_pb2
-from tests.conftest import LAB_FOLDER
-from tests.hosts import Host, LabBacking, properties_of
+from tests.conftest import LAB_FOLDER, on_virtual_machines
+from tests.hosts import DPKG_SECONDS_MAX, Host, InstalledBacking, properties_of
 from tests.lab.conftest import LATER, prepare_for_packages
 from tests.lab.live import live_io
 
 pytestmark = pytest.mark.lab
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Between writes: an emulated processor has more to do.
+PAUSE = 0.02
 SOCKET = "/run/targetd/targetd.sock"
-INSTALL_SECONDS_MAX = 300.0
 # What the reader of the README puts in for capitals.
 HERE = {"DISK": "ubda", "USER": "games"}
 # Where else something could be left; not all of /usr, of which a node would hold each
@@ -53,13 +55,14 @@ for line in sys.stdin:
 """
 
 
-class PackagedBacking(LabBacking):
+class PackagedBacking(InstalledBacking):
     """A node that has the package's file, and no targetd yet; one that attaches."""
 
+    storage: StorageHost
+
     def __init__(self, lab: Lab, packages: Path) -> None:
-        self.storage = StorageHost(lab["storage"])
-        self.endpoint = self.storage.endpoint
-        self.initiators = {"a": Initiator(lab["a"])}
+        initiators = {"a": Initiator(lab["a"])}
+        super().__init__(StorageHost(lab["storage"]), initiators, "/media/later.deb")
         self.initiators["a"].start()
         self.run = self.storage.node.run
         share = self.storage.node.share
@@ -76,22 +79,25 @@ class PackagedBacking(LabBacking):
         self.run(["systemctl", "daemon-reload"])
         self.run(["systemctl", "start", "lab-disks"])
 
-    def dpkg(self, *arguments: str) -> str:
-        """Returns what is said of it to who runs it."""
-        done = self.run(["dpkg", *arguments], timeout_seconds=INSTALL_SECONDS_MAX, check=False)
-        assert done.status == 0, done.stdout + done.stderr
-        return done.stderr
-
-    def installed_version(self) -> str:
-        return self.run(["dpkg-query", "--show", "--showformat=${Version}", "targetd"]).stdout
-
 
 @pytest.fixture(scope="module")
-def backing(packages: Future[Path]) -> Iterator[PackagedBacking]:
+def node_with_package(packages: Future[Path]) -> Iterator[PackagedBacking]:
+    """Installed as the README says, and open to the tests."""
     with Lab(LAB_FOLDER, [replace(spec(), memory_mib=1024), Spec("a")]) as lab:
-        given = PackagedBacking(lab, packages.result())
-        yield given
-        given.close()
+        backing = PackagedBacking(lab, packages.result())
+        _install_as_the_readme_says(backing)
+        _let_others_in(backing)
+        yield backing
+        backing.close()
+
+
+@pytest.fixture
+def installed(request: pytest.FixtureRequest) -> InstalledBacking:
+    virtual = on_virtual_machines(request.config)
+    backing: InstalledBacking = request.getfixturevalue(
+        "lab_backing" if virtual else "node_with_package"
+    )
+    return backing
 
 
 def _commands() -> list[str]:
@@ -119,7 +125,7 @@ def _install_as_the_readme_says(backing: PackagedBacking) -> None:
     assert first == "make deb", "which is what has been done"
     for line in others:
         done = backing.run(
-            ["sh", "-c", line], cwd="/media", timeout_seconds=INSTALL_SECONDS_MAX, check=False
+            ["sh", "-c", line], cwd="/media", timeout_seconds=DPKG_SECONDS_MAX, check=False
         )
         assert done.status == 0, f"{line}: {done.stdout}{done.stderr}"
     show = ["stat", "--format=%a %U %G", SOCKET, "/run/targetd", "/var/lib/targetd"]
@@ -144,18 +150,8 @@ def _let_others_in(backing: PackagedBacking) -> None:
     assert backing.storage.health() == "SERVING"
 
 
-def _upgrade(backing: PackagedBacking, host: Host) -> None:
-    pid = backing.storage.main_pid()
-    backing.dpkg("--install", "/media/later.deb")
-    assert backing.installed_version() == LATER
-    assert backing.storage.main_pid() not in (0, pid), "the new one runs"
-    assert backing.storage.health() == "SERVING"
-    assert backing.storage.node.read(CONFIGURATION_PATH).decode() == backing.storage.configuration
-    (connection,) = host.exports.ListConnections(export_pb2.ListConnectionsRequest()).connections
-    assert connection.authorized
-
-
-def _configure_without_a_volume_group(backing: PackagedBacking) -> None:
+def test_configured_without_a_volume_group(node_with_package: PackagedBacking) -> None:
+    backing = node_with_package
     backing.run(["lvm", "vgrename", "storage", "other"])
     done = backing.run(
         ["/var/lib/dpkg/info/targetd.postinst", "configure", LATER],
@@ -168,6 +164,40 @@ def _configure_without_a_volume_group(backing: PackagedBacking) -> None:
     backing.run(["lvm", "vgrename", "other", "storage"])
     backing.run(["systemctl", "start", "targetd"])
     assert backing.storage.health() == "SERVING"
+
+
+@pytest.fixture
+def host(installed: InstalledBacking) -> Iterator[Host]:
+    given = Host(installed)
+    yield given
+    given.close()
+
+
+@contextmanager
+def _written_to(backing: InstalledBacking, host: Host) -> Iterator[None]:
+    """Inside the block a host that attaches writes all the while, and nothing fails."""
+    initiator = backing.initiators["a"]
+    properties = properties_of(host.attach(host.create("thick")))
+    disk = initiator.log_in(properties)
+    with live_io(initiator, disk, PAUSE):
+        yield
+    initiator.log_out(properties)
+
+
+@pytest.mark.virtual
+def test_upgraded_under_io(installed: InstalledBacking, host: Host) -> None:
+    storage = installed.storage
+    with _written_to(installed, host):
+        pid = storage.main_pid()
+        installed.dpkg("--install", installed.later)
+        assert installed.installed_version() == LATER
+        assert storage.main_pid() not in (0, pid), "the new one runs"
+        assert storage.health() == "SERVING"
+        assert storage.node.read(CONFIGURATION_PATH).decode() == storage.configuration
+        request = export_pb2.ListConnectionsRequest()
+        (connection,) = host.exports.ListConnections(request).connections
+        assert connection.authorized
+    host.remove_everything()
 
 
 def _remove(backing: PackagedBacking) -> None:
@@ -192,21 +222,11 @@ def _purge(backing: PackagedBacking, files: str) -> None:
     assert "volume-" in volumes, "what is in LVM stays"
 
 
-def test_installed_upgraded_removed_purged(backing: PackagedBacking) -> None:
-    """On a host that attaches, writes go on all the while."""
-    _install_as_the_readme_says(backing)
-    _let_others_in(backing)
-    _configure_without_a_volume_group(backing)
-    host, initiator = Host(backing), backing.initiators["a"]
-    properties = properties_of(host.attach(host.create("thick")))
-    disk = initiator.log_in(properties)
-    files = backing.run(["dpkg", "--listfiles", "targetd"]).stdout
-    with live_io(initiator, disk):
-        _upgrade(backing, host)
-        _remove(backing)
-    host.close()
-    initiator.log_out(properties)
-    _purge(backing, files)
+def test_removed_under_io_and_purged(node_with_package: PackagedBacking, host: Host) -> None:
+    files = node_with_package.run(["dpkg", "--listfiles", "targetd"]).stdout
+    with _written_to(node_with_package, host):
+        _remove(node_with_package)
+    _purge(node_with_package, files)
 
 
 def test_installed_without_a_package(tmp_path: Path) -> None:

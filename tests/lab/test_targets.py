@@ -11,9 +11,10 @@ import pytest
 from lab.errors import LoginFailed
 from lab.initiator import Initiator
 from lab.network import FIRST_NODE_HOST, address6
+from lab.service import TargetdService
 from lab.storage import StorageHost
 from targetd.api.v1 import export_pb2, host_pb2, volume_pb2
-from tests.hosts import MEBIBYTE, Host, LabBacking, properties_of, refused_with
+from tests.hosts import MEBIBYTE, Host, LabBacking, RealBacking, properties_of, refused_with
 
 pytestmark = pytest.mark.lab
 
@@ -23,11 +24,11 @@ STRANGER = "iqn.2026-01.org.example.lab:stranger"
 
 
 @pytest.fixture
-def storage(lab_backing: LabBacking) -> StorageHost:
+def storage(lab_backing: RealBacking) -> TargetdService:
     return lab_backing.storage
 
 
-def _write(storage: StorageHost, path: str, value: str) -> None:
+def _write(storage: TargetdService, path: str, value: str) -> None:
     storage.node.write("/root/value", value)
     storage.node.run(["dd", "if=/root/value", f"of={path}", "conv=notrunc"])
 
@@ -85,7 +86,8 @@ def _initialize(host: Host, volume_id: str, mutual_chap: bool) -> export_pb2.Con
     return answer.properties
 
 
-def test_mutual_chap_proves_the_target_too(lab_host: Host, lab_backing: LabBacking) -> None:
+@pytest.mark.virtual
+def test_mutual_chap_proves_the_target_too(lab_host: Host, lab_backing: RealBacking) -> None:
     initiator = lab_backing.initiators["a"]
     volume_id = lab_host.create()
     first = _initialize(lab_host, volume_id, mutual_chap=True)
@@ -290,7 +292,7 @@ def _answers(host: Host) -> None:
     host.volumes.ListVolumes(volume_pb2.ListVolumesRequest(), timeout=5)
 
 
-def test_a_session_without_attachment_is_an_alarm(lab_host: Host, lab_backing: LabBacking) -> None:
+def test_a_session_without_attachment_is_an_alarm(lab_host: Host, lab_backing: RealBacking) -> None:
     storage, run = lab_backing.storage, lab_backing.storage.node.run
     initiator: Initiator = lab_backing.initiators["b"]
     volume_id = lab_host.create()

@@ -1,0 +1,33 @@
+"""Virtual machines as a storage host and hosts that attach."""
+
+from __future__ import annotations
+
+from lab.initiator import Initiator
+from lab.virtual import ROOT, PackagedService, Site
+from tests.hosts import INITIATORS, InstalledBacking
+
+LATER_PACKAGE = ROOT / "build" / "vagrant" / "targetd-later.deb"
+
+
+class VirtualBacking(InstalledBacking):
+    """targetd as provisioning has installed it, and as the tests configure it."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        storage = PackagedService(site["storage"])
+        initiators = {name: Initiator(site[name]) for name in INITIATORS}
+        super().__init__(storage, initiators, "/root/later.deb")
+        site.connect()
+        site["storage"].send(LATER_PACKAGE, self.later)
+        storage.configure()
+        site.save()
+        self._used = False
+
+    def restore(self) -> None:
+        """Disks, memory and connections as they were when this was made."""
+        if self._used:
+            self._site.restore()
+        self._used = True
+
+    def recover(self) -> None:
+        self.restore()

@@ -1,0 +1,8 @@
+#!/bin/sh
+# name.sh NAME: what Vagrant does itself, for runners that do not.
+set -eu
+if [ "$(hostname)" != "$1" ]; then
+    echo "$1" > /etc/hostname
+    hostname "$1"
+fi
+grep -q "^127.0.1.1 $1\$" /etc/hosts || sed -i "s/^127.0.1.1 .*/127.0.1.1 $1/" /etc/hosts
