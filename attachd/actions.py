@@ -230,7 +230,7 @@ class Actions:
         return bool(found)
 
     def _grants(self, step: Step) -> Grants:
-        return Grants(self._hosts.driver(step.volume.host), step.volume)
+        return Grants(self._hosts, step.volume)
 
 
 # Which record a call is about

@@ -131,7 +131,7 @@ class Attachments:
         volume = self._records.volume(found.volume_id)
         if volume is None:
             raise NotFound("Attachment", attachment_id)
-        grants = Grants(self._hosts.driver(volume.host), volume)
+        grants = Grants(self._hosts, volume)
         return list(grants.others(attachment_id))
 
     def delete(self, caller: Caller, attachment_id: str) -> Deleted:
@@ -158,7 +158,7 @@ class Attachments:
             return ()
 
     def _grants(self, step: Step) -> Grants:
-        return Grants(self._hosts.driver(step.volume.host), step.volume)
+        return Grants(self._hosts, step.volume)
 
     def list(self, caller: Caller, where: AttachmentFilter, page: Page) -> list[Attachment]:
         """By pages. Raises NotFound for a marker that is none."""

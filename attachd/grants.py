@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 from targetd_driver import DriverError, NotFound, Refused, TargetdDriver
 from targetd_driver.connections import Connection, Connections
@@ -22,18 +22,25 @@ log = logging.getLogger(__name__)
 
 # Who shares a volume is told beside what was asked for: not worth a long wait.
 SHARED_SECONDS = 5.0
+# targetd's reason.
+NOT_EXPORTED = "NOT_EXPORTED"
 
 
 class Drivers(Protocol):
     def driver(self, name: str) -> TargetdDriver:
         """Of that storage host. Raises AttachError."""
 
+    def exported(self, name: str) -> set[str]:
+        """The volumes there that had a target when this process looked last."""
+
 
 class Grants:
     """The storage host of one volume. Calls raise DriverError unless they say otherwise."""
 
-    def __init__(self, driver: TargetdDriver, volume: Volume) -> None:
-        self._driver = driver
+    def __init__(self, hosts: Drivers, volume: Volume) -> None:
+        """Raises AttachError when its storage host cannot be called."""
+        self._driver = hosts.driver(volume.host)
+        self._exported = hosts.exported(volume.host)
         self._volume = {"id": volume.id}
         self.host = volume.host
 
@@ -42,12 +49,27 @@ class Grants:
 
         Flat, as the field's attachments have it, with secrets.
         """
-        assert attachment.connector is not None
+        if self._volume["id"] not in self._exported:
+            self._create_export()
+        try:
+            answer = self._initialize(attachment)
+        except (NotFound, Refused) as error:
+            if error.reason != NOT_EXPORTED:
+                raise
+            # Somebody has removed it since.
+            self._create_export()
+            answer = self._initialize(attachment)
+        return {"driver_volume_type": answer["driver_volume_type"], **answer["data"]}
+
+    def _create_export(self) -> None:
         self._driver.create_export(None, self._volume)
-        answer = self._driver.initialize_connection(
+        self._exported.add(self._volume["id"])
+
+    def _initialize(self, attachment: Attachment) -> dict[str, Any]:
+        assert attachment.connector is not None
+        return self._driver.initialize_connection(
             self._volume, attachment.connector, attachment.id, attachment.attach_mode
         )
-        return {"driver_volume_type": answer["driver_volume_type"], **answer["data"]}
 
     def revoke(self, attachment_id: str) -> bool:
         """Returns, when no access is left, whether others have access to the volume."""
@@ -68,6 +90,7 @@ class Grants:
 
     def remove_idle_export(self) -> None:
         """The target of a volume that nobody has access to."""
+        self._exported.discard(self._volume["id"])
         with suppress(Refused):
             self._driver.remove_export(None, self._volume)
 

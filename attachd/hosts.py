@@ -62,6 +62,8 @@ class _Known:
     def __init__(self, record: StorageHost, reach: Reach) -> None:
         self.record = record
         self.figures = HostFigures(record.name, lambda: self.verified().host.pools())
+        # Volumes that have a target, as far as this process has made it: hints.
+        self.exported = set[str]()
         self._reach = reach
         self._lock = threading.Lock()
         self._driver: TargetdDriver | None = None
@@ -262,6 +264,13 @@ class Hosts:
     def driver(self, name: str) -> TargetdDriver:
         """Of the storage host; not to be closed. Raises HostUnavailable."""
         return self._get(name).driver()
+
+    def exported(self, name: str) -> set[str]:
+        """The volumes there that had a target when this process looked last.
+
+        Raises HostUnavailable for a host that is not known.
+        """
+        return self._get(name).exported
 
     def verified(self, name: str) -> TargetdDriver:
         """As ``driver``, and it answers and is the host that was added.

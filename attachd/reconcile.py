@@ -155,9 +155,11 @@ class HostPass:
         """
         try:
             there = {volume.volume_id for volume in driver.volumes.list()}
-            idle = {one.volume_id for one in driver.exports.list() if not one.attachment_ids}
+            exports = list(driver.exports.list())
         except DriverError as error:
             raise of_driver(error, self.host) from error
+        self._hosts.exported(self.host).intersection_update(one.volume_id for one in exports)
+        idle = {one.volume_id for one in exports if not one.attachment_ids}
         before = self._records.clock() - IDLE_EXPORT
         for volume in _all(lambda after: self._records.volumes_of_host(self.host, after)):
             if volume.status is VolumeStatus.AVAILABLE and volume.id not in there:

@@ -46,7 +46,7 @@ class Settling:
                 if attachment is None or state_of(attachment) not in UNFINISHED:
                     step.is_last = True
                     return False
-                grants = Grants(self._hosts.driver(step.volume.host), step.volume)
+                grants = Grants(self._hosts, step.volume)
             if state_of(attachment) in (State.CONNECTING, State.ERROR_ATTACHING):
                 why = attachment.reason or "attachd stopped while it was being connected"
                 if not self._connecting.undo(claim, grants, attachment, why):
@@ -92,7 +92,7 @@ class Settling:
                 if attachment is None or state_of(attachment) not in GRANTED:
                     step.is_last = True
                     return False
-                grants = Grants(self._hosts.driver(step.volume.host), step.volume)
+                grants = Grants(self._hosts, step.volume)
             try:
                 # The records and the host were not read at the same moment.
                 there = grants.seen(attachment.id)
@@ -119,7 +119,7 @@ class Settling:
                 if any(state_of(one) in GRANTED | UNFINISHED for one in step.attachments.values()):
                     step.is_last = True
                     return False
-                grants = Grants(self._hosts.driver(step.volume.host), step.volume)
+                grants = Grants(self._hosts, step.volume)
             try:
                 grants.remove_idle_export()
             except DriverError as error:
@@ -139,7 +139,7 @@ class Settling:
                 if attachment is not None and state_of(attachment) in GRANTED | UNFINISHED:
                     step.is_last = True
                     return False
-                grants = Grants(self._hosts.driver(step.volume.host), step.volume)
+                grants = Grants(self._hosts, step.volume)
             try:
                 grants.take_back(attachment_id)
             except DriverError as error:

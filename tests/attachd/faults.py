@@ -18,6 +18,8 @@ class Killed(BaseException):
 class Drivers(Protocol):
     def driver(self, name: str) -> TargetdDriver: ...
 
+    def exported(self, name: str) -> set[str]: ...
+
 
 # What is done instead of a call: it gets the call.
 Fault = Callable[[Callable[[], Any]], Any]
@@ -79,6 +81,9 @@ class FaultyDrivers:
 
     def driver(self, name: str) -> TargetdDriver:
         return cast(TargetdDriver, _Faulty(self._real.driver(name), self))
+
+    def exported(self, name: str) -> set[str]:
+        return self._real.exported(name)
 
     def unreachable(self) -> None:
         """All that is called from now on has no answer, and is not done."""

@@ -121,6 +121,11 @@ class Site:
             if wipe:
                 self.driver.operations.wait(wipe, 60)
 
+    def forget_targets(self) -> None:
+        """As processes that have not yet seen which volumes have one."""
+        for service in self._services:
+            service.hosts.exported(HOST).clear()
+
     # Volumes
 
     def volume(self, multiattach: bool = False, project_id: str = CALLER.project_id) -> str:

@@ -63,6 +63,7 @@ def test_a_failed_attach_leaves_nothing_of_itself_and_peers_alone(
     volume_id = site.volume(multiattach=shared)
     unharmed = peer(site, volume_id) if shared else lambda: None
     before = site.record(volume_id)
+    site.forget_targets()
     site.service.drivers.faults[step].append(fault)
     with pytest.raises(error, match="storage host one"):
         site.service.attachments.create(CALLER, volume_id, connector=connector())
@@ -195,6 +196,7 @@ def test_a_move_that_is_refused_leaves_a_reservation(
 ) -> None:
     volume_id = site.volume()
     made = in_use(site, volume_id)
+    site.forget_targets()
     site.service.drivers.faults[step].append(fault)
     with pytest.raises(error):
         site.service.attachments.update(CALLER, made.id, connector("b"))

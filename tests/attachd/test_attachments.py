@@ -152,7 +152,6 @@ def test_a_move_takes_the_old_access_away_first(site: Site) -> None:
     assert site.service.drivers.calls == [
         "validate_connector",
         "terminate_connection",
-        "create_export",
         "initialize_connection",
     ]
     assert (moved.id, moved.attached_host) == (made.id, "b")
@@ -162,6 +161,21 @@ def test_a_move_takes_the_old_access_away_first(site: Site) -> None:
     assert log_in(site, moved, "b")
     # To be completed again.
     assert site.status(volume_id) is VolumeStatus.ATTACHING
+    site.agree(volume_id)
+
+
+def test_a_target_is_made_once_and_again_when_it_has_gone(site: Site) -> None:
+    volume_id = site.volume()
+    calls = site.service.drivers.calls
+    site.service.attachments.delete(CALLER, in_use(site, volume_id).id)
+    calls.clear()
+    site.service.attachments.delete(CALLER, in_use(site, volume_id).id)
+    assert calls == ["initialize_connection", "terminate_connection"]
+    site.driver.remove_export(None, {"id": volume_id})
+    calls.clear()
+    made = in_use(site, volume_id)
+    assert calls == ["initialize_connection", "create_export", "initialize_connection"]
+    assert log_in(site, made)
     site.agree(volume_id)
 
 

@@ -134,8 +134,8 @@ OPERATIONS = {
     "reserve": Operation(reserve),
     "create": Operation(create, GIVE, 2),
     "update": Operation(update, GIVE, 2),
-    "renew": Operation(renew, GIVE, 2),
-    "move": Operation(move, ("terminate_connection", *GIVE), 2),
+    "renew": Operation(renew, ("initialize_connection",), 2),
+    "move": Operation(move, ("terminate_connection", "initialize_connection"), 2),
     "complete": Operation(complete),
     "delete": Operation(delete, TAKE, 2),
     "failing create": Operation(failing_create, TAKE_BACK, 2),
@@ -155,7 +155,7 @@ PLACES = [
             f"{call} {when}"
             for call in operation.calls
             for when in ("before", "after")
-            if not (shared and call == "remove_export")
+            if not (shared and call in ("create_export", "remove_export"))
         ),
         *(f"commit {which + 1}" for which in range(operation.commits)),
     )

@@ -89,6 +89,7 @@ def test_a_detach_that_comes_while_an_attach_goes_on_leaves_its_access(
     volume_id = site.volume(multiattach=True)
     going = in_use(site, volume_id, "b")
     hang = Hang()
+    site.forget_targets()
     attaching.drivers.faults[step].append(hang)
     attached = threads.submit(
         attaching.attachments.create, CALLER, volume_id, connector=connector("a")
