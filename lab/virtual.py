@@ -331,11 +331,9 @@ class Site:
         self._runner = Runner(runner)
         self._folder = folder
         given = json.loads((FOLDER / "machines.json").read_text(encoding="utf-8"))
-        # One after the other: asked for all at once, Vagrant 2.3.4 has named one twice.
-        texts = [self._runner("ssh-config", name) for name in given["machines"]]
         config = folder / "ssh-config"
         config.touch(0o600)
-        config.write_text("\n".join(texts), encoding="utf-8")
+        config.write_text(self._runner("ssh-config"), encoding="utf-8")
         self.machines = {
             name: VirtualMachine(
                 name,
