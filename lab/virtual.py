@@ -330,10 +330,10 @@ class Site:
     def __init__(self, runner: str, folder: Path) -> None:
         self._runner = Runner(runner)
         self._folder = folder
+        given = json.loads((FOLDER / "machines.json").read_text(encoding="utf-8"))
         config = folder / "ssh-config"
         config.touch(0o600)
         config.write_text(self._runner("ssh-config"), encoding="utf-8")
-        given = json.loads((FOLDER / "machines.json").read_text(encoding="utf-8"))
         self.machines = {
             name: VirtualMachine(
                 name,

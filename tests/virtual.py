@@ -15,7 +15,7 @@ class VirtualBacking(InstalledBacking):
     def __init__(self, site: Site) -> None:
         self._site = site
         storage = PackagedService(site["storage"])
-        initiators = {name: Initiator(site[name]) for name in INITIATORS}
+        initiators = {name: Initiator(site[f"host-{name}"]) for name in INITIATORS}
         super().__init__(storage, initiators, "/root/later.deb")
         site.connect()
         site["storage"].send(LATER_PACKAGE, self.later)

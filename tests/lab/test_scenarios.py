@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import grpc
 import pytest
@@ -75,11 +75,16 @@ def _assert_all_agree(host: Host, backing: RealBacking) -> None:
 
 
 def _connect_again(host: Host) -> None:
-    """After the storage host was away: the old connection died with it, as its first call tells."""
-    request = host_pb2.GetHostRequest()
-    with suppress(grpc.RpcError):
-        host.hosts.GetHost(request)
-    host.hosts.GetHost(request, wait_for_ready=True, timeout=SECONDS)
+    """After the storage host was away: the old connection died with it, as calls over it tell."""
+
+    def answers() -> bool:
+        try:
+            host.hosts.GetHost(host_pb2.GetHostRequest(), timeout=SECONDS)
+        except grpc.RpcError:
+            return False
+        return True
+
+    _until("the daemon answers", answers)
 
 
 def _sessions(host: Host, volume_id: str) -> int:
