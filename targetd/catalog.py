@@ -7,7 +7,8 @@ to those who watch.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import threading
+from collections import Counter, defaultdict
 
 from targetd.changes import Changes, Kind
 from targetd.errors import NotFound
@@ -15,6 +16,7 @@ from targetd.model import (
     Connection,
     ConnectionState,
     Export,
+    PoolConfig,
     Snapshot,
     Volume,
     copy_source_name,
@@ -27,6 +29,10 @@ class Catalog:
         self._changes = changes
         self._volumes: dict[str, Volume] = {}
         self._by_wwid: dict[str, str] = {}
+        # Of the volumes, by the names of their pools.
+        self._promised_bytes = Counter[str]()
+        # Volumes change by themselves, and their sum with each of them.
+        self._summing = threading.Lock()
         self._snapshots: dict[str, Snapshot] = {}
         self._snapshots_of: defaultdict[str, dict[str, Snapshot]] = defaultdict(dict)
         self._exports: dict[str, Export] = {}
@@ -53,17 +59,32 @@ class Catalog:
         return self._by_wwid.get(wwid, "")
 
     def put_volume(self, volume: Volume) -> None:
-        self._volumes[volume.volume_id] = volume
+        with self._summing:
+            self._take_out(volume.volume_id)
+            self._volumes[volume.volume_id] = volume
+            self._promised_bytes[volume.pool.name] += volume.size_bytes
         self._by_wwid.setdefault(volume.wwid, volume.volume_id)
         self._changes.publish(Kind.VOLUME, volume.volume_id)
 
     def drop_volume(self, volume_id: str) -> None:
         self._degraded.pop(volume_id, None)
-        volume = self._volumes.pop(volume_id, None)
+        with self._summing:
+            volume = self._take_out(volume_id)
+            self._volumes.pop(volume_id, None)
         if volume is not None:
             if self._by_wwid.get(volume.wwid) == volume_id:
                 del self._by_wwid[volume.wwid]
             self._changes.publish(Kind.VOLUME, volume_id)
+
+    def _take_out(self, volume_id: str) -> Volume | None:
+        volume = self._volumes.get(volume_id)
+        if volume is not None:
+            self._promised_bytes[volume.pool.name] -= volume.size_bytes
+        return volume
+
+    def promised_bytes(self, pool: PoolConfig) -> int:
+        """The sum of what its volumes may hold, however many they are."""
+        return self._promised_bytes[pool.name]
 
     # Snapshots, by the names of their logical volumes
 

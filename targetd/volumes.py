@@ -73,9 +73,8 @@ class Volumes:
                 return self._same_or_refuse(existing, wanted)
             with self._copies.held(wanted.source) as origin:
                 _check_origin(wanted, origin)
-                self._pools.check_watermarks(
-                    wanted.pool, self._promised_bytes(wanted.pool), wanted.size_bytes
-                )
+                promised_bytes = self._catalog.promised_bytes(wanted.pool)
+                self._pools.check_watermarks(wanted.pool, promised_bytes, wanted.size_bytes)
                 deadline.check()
                 self.claim_identity(wanted.volume_id)
                 return self._create(wanted, origin)
@@ -94,9 +93,6 @@ class Volumes:
             f"{existing.pool.name}, multi_attach {str(existing.multi_attach).lower()}, {made_from}",
             volume_id=existing.volume_id,
         )
-
-    def _promised_bytes(self, pool: PoolConfig) -> int:
-        return sum(volume.size_bytes for volume in self._catalog.volumes() if volume.pool == pool)
 
     def claim_identity(self, volume_id: str) -> None:
         """Refuse an id whose disks an initiator could take for another volume's.
@@ -206,7 +202,7 @@ class Volumes:
         if volume.pool.provisioning is Provisioning.THICK:
             self.refuse_snapshots(volume)
         more = size_bytes - volume.size_bytes
-        self._pools.check_watermarks(volume.pool, self._promised_bytes(volume.pool), more)
+        self._pools.check_watermarks(volume.pool, self._catalog.promised_bytes(volume.pool), more)
         deadline.check()
         with engine_refusals(
             f"LVM did not extend volume {volume.volume_id}", volume_id=volume.volume_id
