@@ -145,7 +145,9 @@ class Initiator:
 
     def disassemble(self, device: str) -> None:
         """Remove what ``assemble`` made; its disks stay."""
-        self.node.run(["multipath", "-f", device])
+        # After the last write udev looks at it once more.
+        self.node.run(["udevadm", "settle"])
+        self.node.run(["multipath", "-R", "5", "-f", device])
 
     def logout(self, given: Mapping[str, Any] | str) -> None:
         """Log out of a target, by properties or by its name, on all its portals, and

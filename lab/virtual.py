@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "vagrant"
 # What makes the machines; both have the commands that are used here.
 RUNNERS = {"vagrant": ["vagrant"], "qemu": [str(FOLDER / "run-qemu")]}
+LIBVIRT = "qemu:///system"
 RUNNER_SECONDS_MAX = 900.0
 CONNECT_SECONDS_MAX = 120.0
 # ssh has no terminal that would fill up.
@@ -56,8 +58,19 @@ class Runner:
         self._command = RUNNERS[name]
 
     def __call__(self, *arguments: str) -> str:
-        argv = [*self._command, *arguments]
-        log.info("    %s %s ...", self._name, shlex.join(arguments))
+        return self._run([*self._command, *arguments])
+
+    def cut_power(self, machine: str) -> None:
+        """End a machine at once."""
+        if self._name == "vagrant" and os.environ.get("VAGRANT_DEFAULT_PROVIDER") == "libvirt":
+            # Vagrant's libvirt provider asks the machine to go down, also with --force.
+            # Its prefix of domains is the Vagrantfile's.
+            self._run(["virsh", "--connect", LIBVIRT, "destroy", f"targetd_{machine}"])
+        else:
+            self("halt", "--force", machine)
+
+    def _run(self, argv: Sequence[str]) -> str:
+        log.info("    %s ...", shlex.join([Path(argv[0]).name, *argv[1:]]))
         try:
             done = subprocess.run(
                 argv,
@@ -133,7 +146,7 @@ class VirtualMachine:
         self,
         name: str,
         addresses: list[str],
-        runner: Callable[..., str],
+        runner: Runner,
         folder: Path,
         config: Path,
     ) -> None:
@@ -213,7 +226,7 @@ class VirtualMachine:
 
     def power_cut(self) -> None:
         with self._switch:
-            self._runner("halt", "--force", self.name)
+            self._runner.cut_power(self.name)
             self.disconnect()
 
     def power_off(self) -> None:

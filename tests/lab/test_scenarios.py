@@ -146,13 +146,15 @@ def test_a_file_system_comes_through_a_power_cut(lab_host: Host, lab_backing: Re
     node.run(["mkfs.ext4", "-q", disk])
     with _mounted(node, disk):
         writing = node.start(["/usr/bin/python3", "-c", FILES, "/mnt"])
-        _until("files are written", lambda: len(writing.output().splitlines()) > 20)
-        storage.node.power_cut()
-        storage.boot()
-        _connect_again(lab_host)
-        count = len(writing.output().splitlines())
-        _until("it goes on", lambda: len(writing.output().splitlines()) > count + 20)
-        writing.kill()
+        try:
+            _until("files are written", lambda: len(writing.output().splitlines()) > 20)
+            storage.node.power_cut()
+            storage.boot()
+            _connect_again(lab_host)
+            count = len(writing.output().splitlines())
+            _until("it goes on", lambda: len(writing.output().splitlines()) > count + 20)
+        finally:
+            writing.kill()
         assert writing.wait() == 0, writing.output()
     assert initiator.session_details() == session, "without another login"
     node.run(["e2fsck", "-fn", disk])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import CommandFailed, CommandTimeout, NodeDown
-from lab.virtual import ROOT, Connection, VirtualMachine
+from lab.virtual import ROOT, Connection, Runner, VirtualMachine
 
 # Runs what ssh would run there: what comes after the two dashes.
 SSH = """\
@@ -95,7 +95,7 @@ def test_a_machine_that_does_not_answer_is_down(programs: Path) -> None:
 
 
 def test_a_machine_that_was_not_booted_says_so(tmp_path: Path) -> None:
-    machine = VirtualMachine("a", ["192.0.2.1"], lambda *_: "", tmp_path, tmp_path / "config")
+    machine = VirtualMachine("a", ["192.0.2.1"], Runner("qemu"), tmp_path, tmp_path / "config")
     with pytest.raises(NodeDown, match="boot it first"):
         machine.run(["true"])
 
