@@ -196,11 +196,10 @@ class Site:
 
     def _set_open_iscsi(self, line: str) -> None:
         """On an attaching host; open-iscsi takes it over into what it is told to log in to."""
-        run = self.hosts["a"].node.run
-        run(
-            ["sh", "-c", "mkdir -p /etc/iscsi && cat >> /etc/iscsi/iscsid.conf"],
-            stdin=line.encode(),
-        )
+        node, path, key = self.hosts["a"].node, "/etc/iscsi/iscsid.conf", line.split()[0]
+        others = [one for one in node.read(path).decode().splitlines() if key not in one]
+        node.write(path, "\n".join([*others, line, ""]), mode="600")
+        run = node.run
         record = ["iscsiadm", "-m", "node", "-T", "iqn.2026-11.org.example:x", "-p", "192.0.2.1"]
         run([*record, "--op", "new"])
         assert line in run([*record, "--op", "show"]).stdout.splitlines()
