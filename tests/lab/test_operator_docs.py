@@ -71,6 +71,7 @@ IN_SENTENCES = {
 NOT_HERE = {
     "make deb": "the package that is installed here was made by it",
     "make uninstall": "test_package.py has it",
+    "lunctl local-attach": "test_local_attach.py has it",
     "dmsetup message": "it is for devices of a kind that is not here",
 }
 # Ends with 1 where it has found something: nothing keeps a node's clock.
