@@ -228,6 +228,7 @@ class Claims:
             claim = Claim(self, volume_id, purpose, caller, wait_seconds)
             try:
                 yield claim
+            # Whatever it was, it is raised again: others need not wait for the claim's end.
             except Exception:
                 claim.abandon()
                 raise

@@ -78,6 +78,7 @@ class Site:
             self.tokens = Tokens(self.database)
             # Where there are secrets already, another key would be worse than none.
             sealing = Sealing.with_key_file(config.secret_key, create=not self._has_secrets())
+        # Whatever it was, it is raised again; also Ctrl-C.
         except BaseException:
             self.database.close()
             raise

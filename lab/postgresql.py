@@ -54,6 +54,7 @@ class Server:
             self._server = subprocess.Popen(argv, stdout=output, stderr=output, **self._as_user())
         try:
             self._wait()
+        # Whatever it was, it is raised again; also Ctrl-C.
         except BaseException:
             self.stop()
             raise

@@ -313,6 +313,7 @@ def run(
                     StorageHost(lab[name]),
                     Initiator(lab[f"initiator-{n}"]),
                     seed + n,
+                    # mypy does not infer a lambda whose argument has a default.
                     lambda line, name=name: tell(f"{name}: {line}"),  # type: ignore[misc]
                     acknowledged_max,
                     [lab[other] for other in names if other != name],

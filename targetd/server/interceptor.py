@@ -88,6 +88,7 @@ class CallInterceptor(grpc.ServerInterceptor):
             with _translated(method, context), self._gate.passing(method, True, request, context):
                 inner(request, context, send)
 
+        # grpcio looks for the attribute, and declares it nowhere.
         call.experimental_non_blocking = True  # type: ignore[attr-defined]
         return call
 

@@ -38,6 +38,7 @@ def sqlite_url(migrated_file: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[postgresql.Server]:
     if not postgresql.is_installed():
+        # CI has it: lab/packages.sh installs it.
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql-15")
     with postgresql.server() as server:
         yield server

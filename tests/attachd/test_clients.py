@@ -20,6 +20,7 @@ from tests.attachd.served import INITIATORS, NOAUTH, Served, served
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / "build/clients/bin"
 SCRIPTS = ROOT / "tests/attachd/clients"
+# `make attachd` makes them first.
 pytestmark = pytest.mark.skipif(
     not (ROOT / "build/clients/ready").exists(), reason="make build/clients/ready"
 )

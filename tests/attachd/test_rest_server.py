@@ -330,6 +330,7 @@ def test_what_has_begun_ends_before_the_service_does() -> None:
     def create(self: Volumes, *arguments: object) -> Volume:
         begun.set()
         may_end.wait(60)
+        # As they came: of what types they are is for who is called.
         return make(self, *arguments)  # type: ignore[arg-type]
 
     with (

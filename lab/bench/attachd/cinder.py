@@ -53,6 +53,7 @@ class Cinder(Program):
         super().__init__("cinder", argv, folder / "output")
         try:
             self.port = int(self.wait_for(_port, START_SECONDS))
+        # Whatever it was, it is raised again; also Ctrl-C.
         except BaseException:
             self.close()
             raise

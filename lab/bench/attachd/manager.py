@@ -66,6 +66,7 @@ class Manager(Program):
         super().__init__("attachd", wrap(module(*program, *given)), folder / "log")
         try:
             self.port = int(self.wait_for(_port, START_SECONDS))
+        # Whatever it was, it is raised again; also Ctrl-C.
         except BaseException:
             self.close()
             raise

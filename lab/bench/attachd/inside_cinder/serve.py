@@ -4,6 +4,7 @@ Not by Cinder's programs, which are one process each, but by what these call. Be
 three there is oslo.messaging's transport within a process.
 """
 
+# Imports follow a call that has to be the first.
 # ruff: noqa: E402
 from __future__ import annotations
 
