@@ -107,8 +107,8 @@ class Attachments:
 
     def complete(self, caller: Caller, attachment_id: str) -> None:
         """Its host uses it: the volume is in-use. Raises NotFound, WrongStatus, Busy."""
-        found = self.get(caller, attachment_id)
-        with self._claims.once(found.volume_id, "complete", caller) as step:
+        volume_id = self._volume_of(caller, attachment_id)
+        with self._claims.once(volume_id, "complete", caller) as step:
             before = step.attachment(attachment_id)
             completed = rules.next_status(before, Event.COMPLETE)
             if completed != before:
@@ -121,6 +121,13 @@ class Attachments:
         if found is None or not caller.may_see(found.project_id):
             raise NotFound("Attachment", attachment_id)
         return found
+
+    def _volume_of(self, caller: Caller, attachment_id: str) -> str:
+        """Raises NotFound."""
+        found = self._records.place_of(attachment_id)
+        if found is None or not caller.may_see(found[0]):
+            raise NotFound("Attachment", attachment_id)
+        return found[1]
 
     def shared(self, caller: Caller, attachment_id: str) -> list[SharedConnection]:
         """Who else has access to its volume, as the storage host says now.
@@ -136,9 +143,9 @@ class Attachments:
 
     def delete(self, caller: Caller, attachment_id: str) -> Deleted:
         """Returns when no access is left. Raises NotFound, Busy, OutcomeUnknown."""
-        found = self.get(caller, attachment_id)
+        volume_id = self._volume_of(caller, attachment_id)
         shared = False
-        with self._claims.hold(found.volume_id, "detach", caller) as claim:
+        with self._claims.hold(volume_id, "detach", caller) as claim:
             with claim.begin() as step:
                 removing = rules.remove(step, [step.attachment(attachment_id)])
                 grants = self._grants(step) if removing else None

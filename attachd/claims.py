@@ -81,8 +81,9 @@ class Step:
         return attachment
 
     def replace(self, attachment: Attachment, sealed_secrets: bytes | None = None) -> Attachment:
-        """Write all of it anew. Its secrets stay if it has connection_info, and none are given."""
-        self.changes.replace_attachment(attachment, sealed_secrets)
+        """Its secrets stay if it has connection_info, and none are given."""
+        before = self.attachments[attachment.id]
+        self.changes.replace_attachment(before, attachment, sealed_secrets)
         self.attachments[attachment.id] = attachment
         return attachment
 

@@ -42,8 +42,15 @@ class Database:
         self._one_writer: AbstractContextManager[object] = (
             threading.Lock() if self.is_sqlite else nullcontext()
         )
-        self.engine = _sqlite(self._url) if self.is_sqlite else _postgresql(self._url)
-        self._reading = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        if self.is_sqlite:
+            self.engine = _sqlite(self._url)
+            event.listen(self.engine, "begin", _begin_sqlite)
+            # With connections of its own: to turn one that writes into one that only reads, and
+            # back, takes longer than most reads.
+            self.reader = _sqlite(self._url)
+        else:
+            self.engine = _postgresql(self._url)
+            self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def shown_url(self) -> str:
@@ -53,7 +60,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Each statement sees what is committed when it begins. Raises RecordsUnavailable."""
-        with _translated(self.shown_url), self._reading.connect() as connection:
+        with _translated(self.shown_url), self.reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -66,6 +73,7 @@ class Database:
             yield connection
 
     def close(self) -> None:
+        self.reader.dispose()
         self.engine.dispose()
 
 
@@ -102,21 +110,20 @@ def _sqlite(url: URL) -> Engine:
         connect_args={"check_same_thread": False, "timeout": SQLITE_BUSY_SECONDS},
     )
     event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # Transactions begin where it is said, not where the module thinks that they should.
+    # Transactions begin where it is said, not where the module thinks that they should; without
+    # one each statement is by itself.
     connection.isolation_level = None
     for pragma in ("journal_mode = WAL", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-        # At once as a writer: one that becomes it later may find that it cannot.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    # At once as a writer: one that becomes it later may find that it cannot.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
 def _postgresql(url: URL) -> Engine:

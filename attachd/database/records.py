@@ -73,6 +73,9 @@ UPDATED_VOLUME = update(volumes).where(
 )
 UPDATED_CLAIMED_VOLUME = UPDATED_VOLUME.where(volumes.c.claimed_by == bindparam("by"))
 ONE_ATTACHMENT = _live(attachments, ATTACHMENT_COLUMNS).where(attachments.c.id == bindparam("of"))
+PLACE_OF_ATTACHMENT = _live(attachments, [attachments.c.project_id, attachments.c.volume_id]).where(
+    attachments.c.id == bindparam("of")
+)
 ATTACHMENTS_OF_VOLUME = (
     _live(attachments, ATTACHMENT_COLUMNS)
     .where(attachments.c.volume_id == bindparam("of"))
@@ -128,6 +131,11 @@ class Reads(Reading):
     def attachment(self, attachment_id: str) -> Attachment | None:
         row = self._row(ONE_ATTACHMENT, of=attachment_id)
         return None if row is None else rows.attachment_of(row)
+
+    def place_of(self, attachment_id: str) -> tuple[str, str] | None:
+        """Its project and its volume."""
+        row = self._row(PLACE_OF_ATTACHMENT, of=attachment_id)
+        return None if row is None else (row["project_id"], row["volume_id"])
 
     def sealed_secrets(self, attachment_id: str) -> bytes | None:
         statement = _live(attachments, [attachments.c.sealed_secrets])
@@ -287,12 +295,16 @@ class Changes(Writing, Reads):
         """Its connection_info must be masked."""
         self.connection.execute(ADDED_ATTACHMENT, rows.attachment_values(attachment))
 
-    def replace_attachment(self, attachment: Attachment, sealed_secrets: bytes | None) -> None:
-        """Write all of it anew. Its connection_info must be masked.
+    def replace_attachment(
+        self, before: Attachment, attachment: Attachment, sealed_secrets: bytes | None
+    ) -> None:
+        """Write what is another than before. Its connection_info must be masked.
 
         Its secrets stay if it has connection_info, and none are given.
         """
-        values = rows.attachment_values(attachment)
+        old = rows.attachment_values(before)
+        new = rows.attachment_values(attachment)
+        values = {name: value for name, value in new.items() if value != old[name]}
         values |= {"of": attachment.id, "update_time": self.time}
         if sealed_secrets is not None or attachment.connection_info is None:
             values["sealed_secrets"] = sealed_secrets

@@ -25,6 +25,7 @@ from attachd.model import (
     VolumeStatus,
 )
 from tests.attachd.site import Clock, volume_record
+from tests.attachd.watched import watched
 
 
 class Population:
@@ -104,16 +105,15 @@ def counted(database: Database) -> Iterator[Counter[str]]:
     """What goes to the database: statements by their first word, and transactions of writers."""
     found = Counter[str]()
 
-    def statement(_c: object, _cursor: object, text: str, *_: object) -> None:
+    def statement(text: str, _parameters: object) -> None:
         found[text.split()[0]] += 1
 
     def commit(_connection: object) -> None:
         found["COMMIT"] += 1
 
-    event.listen(database.engine, "before_cursor_execute", statement)
     event.listen(database.engine, "commit", commit)
     try:
-        yield found
+        with watched(database, statement):
+            yield found
     finally:
-        event.remove(database.engine, "before_cursor_execute", statement)
         event.remove(database.engine, "commit", commit)

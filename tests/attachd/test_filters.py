@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from attachd.database.engine import Database
 from attachd.database.records import Records
 from attachd.model import AttachmentFilter, Caller, Page, VolumeFilter
+from tests.attachd.watched import watched
 
 CALLER = Caller("project")
 ADMIN = Caller("administration", is_admin=True)
@@ -38,11 +38,8 @@ def test_a_filter_reads_the_index_that_is_for_it(
     database = Database(sqlite_url)
     seen: list[tuple[str, Any]] = []
 
-    def statement(_c: object, _cursor: object, text: str, parameters: Any, *_: object) -> None:
-        seen.append((text, parameters))
-
-    event.listen(database.engine, "before_cursor_execute", statement)
-    FILTERS[index](Records(database), caller)
+    with watched(database, lambda *statement: seen.append(statement)):
+        FILTERS[index](Records(database), caller)
     text, parameters = seen[0]
     with database.reading() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters).all()

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import event
 
 from attachd import errors
 from attachd.database.engine import Database
@@ -21,6 +20,7 @@ from attachd.volumes import Volumes
 from tests.attachd.faults import Hang, late_done, late_undone
 from tests.attachd.site import CALLER, Service, Site, connector
 from tests.attachd.test_attachments import in_use, log_in
+from tests.attachd.watched import watched
 
 WAIT_SECONDS = 60
 THREADS, CALLS = 4, 25
@@ -109,20 +109,19 @@ def waits_for_its_turn(service: Service, volume_id: str, same: bool) -> Iterator
     """The block begins an operation; until it waits for one of the same process, or of another."""
     looks = threading.Semaphore(0)
 
-    def look(_c: object, _cursor: object, text: str, *_: object) -> None:
+    def look(text: str, _parameters: object) -> None:
         if "FROM volumes" in text:
             looks.release()
 
-    event.listen(service.database.engine, "before_cursor_execute", look)
-    yield
-    if same:
-        end = time.monotonic() + WAIT_SECONDS
-        while not service.claims.turns.waiting(volume_id):
-            assert time.monotonic() < end
-    else:
-        for _ in range(3):
-            assert looks.acquire(timeout=WAIT_SECONDS)
-    event.remove(service.database.engine, "before_cursor_execute", look)
+    with watched(service.database, look):
+        yield
+        if same:
+            end = time.monotonic() + WAIT_SECONDS
+            while not service.claims.turns.waiting(volume_id):
+                assert time.monotonic() < end
+        else:
+            for _ in range(3):
+                assert looks.acquire(timeout=WAIT_SECONDS)
 
 
 def test_of_two_at_once_one_gets_a_volume_that_is_not_multiattach(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, inspect, text
+from sqlalchemy import inspect, text
 
 from attachd import errors
 from attachd.database.engine import Database
@@ -33,6 +33,7 @@ from targetd.errors import StartError
 from tests.attachd import postgresql
 from tests.attachd.population import Population, counted
 from tests.attachd.site import ADMIN, CALLER, OTHER, Clock, Site, connector, volume_record
+from tests.attachd.watched import watched
 
 ALL = {"all_projects": True}
 
@@ -425,11 +426,10 @@ def test_a_page_is_read_from_an_index_in_its_order(
     population.add(database, 100)
     seen: list[tuple[str, Any]] = []
 
-    def statement(_c: object, _cursor: object, text: str, parameters: Any, *_: object) -> None:
+    def look(text: str, parameters: Any) -> None:
         if "LIMIT" in text:
             seen.append((text, parameters))
 
-    event.listen(database.engine, "before_cursor_execute", statement)
     everywhere = caller.is_admin
     page = Page(10, getattr(population, name)[50].id)
     records = Records(database, clock)
@@ -442,7 +442,8 @@ def test_a_page_is_read_from_an_index_in_its_order(
             caller, SnapshotFilter(all_projects=everywhere), page
         ),
     }
-    lists[name]()
+    with watched(database, look):
+        lists[name]()
     ((text, parameters),) = seen
     with database.reading() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", parameters).all()

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 from targetd_driver import (
     DriverError,
     Forbidden,
@@ -56,6 +55,7 @@ from tests.attachd.site import (
     connector,
     long_work_held,
 )
+from tests.attachd.watched import watched
 from tests.callers import at_once
 
 Call = Callable[..., Any]
@@ -690,8 +690,8 @@ def statements_of(site: Site) -> dict[str, int]:
     counted: list[str] = []
     found = dict[str, int]()
 
-    def count(*details: Any) -> None:
-        counted.append(details[2])
+    def count(text: str, _parameters: object) -> None:
+        counted.append(text)
 
     @contextmanager
     def counting(name: str) -> Iterator[None]:
@@ -700,8 +700,7 @@ def statements_of(site: Site) -> dict[str, int]:
         found[name] = len(counted)
 
     volumes, snapshots = site.service.volumes, site.service.snapshots
-    event.listen(site.database.engine, "before_cursor_execute", count)
-    try:
+    with watched(site.database, count):
         with counting("create"):
             made = volumes.create(CALLER, NewVolume(1))
         with counting("get"):
@@ -718,8 +717,6 @@ def statements_of(site: Site) -> dict[str, int]:
             volumes.delete(CALLER, made.id)
         with counting("reconcile"):
             site.service.reconciler.run(HOST)
-    finally:
-        event.remove(site.database.engine, "before_cursor_execute", count)
     return found
 
 
