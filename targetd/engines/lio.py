@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from targetd.engines import configfs, lio_start
+from targetd.engines import configfs, lio_portals, lio_start
 from targetd.engines.configfs import make_folder, remove_folder, write
 from targetd.engines.interface import NEW_TARGET, REFUSED_LOGINS, EngineError
 from targetd.engines.lio_objects import (
@@ -127,8 +127,7 @@ class Lio:
         try:
             configfs.unlink(f"{tpg}/lun/lun_0/volume")
             configfs.rmdir(f"{tpg}/lun/lun_0")
-            for portal in self._portals:
-                configfs.rmdir(f"{tpg}/np/{portal}")
+            lio_portals.remove(tpg, self._portals)
             failpoint("lio-target-half-removed")
             configfs.rmdir(tpg)
         except OSError:

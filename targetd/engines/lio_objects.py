@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
-from targetd.engines import configfs
+from targetd.engines import configfs, lio_portals
 from targetd.engines.configfs import ensure_link, ensure_value, make_folder, remove_folder, write
 from targetd.failpoints import failpoint
 from targetd.model import Acl, Target
@@ -52,8 +52,7 @@ def fill_tpg(tpg: str, target: Target, backstore: str) -> None:
         write(f"{tpg}/attrib/{name}", value)
     configfs.mkdir(f"{tpg}/lun/lun_0")
     configfs.link(f"{tpg}/lun/lun_0/volume", backstore)
-    for portal in target.portals:
-        configfs.mkdir(f"{tpg}/np/{portal}")
+    lio_portals.add(tpg, target.portals)
     failpoint("lio-target-not-enabled")
     write(f"{tpg}/enable", "1")
 
@@ -66,12 +65,10 @@ def repair_tpg(tpg: str, target: Target, backstore: str, differed: list[str]) ->
     if ensure_link(f"{tpg}/lun/lun_0", "volume", backstore) or made:
         differed.append("lun/lun_0")
     found = set(configfs.folders(f"{tpg}/np"))
-    for portal in sorted(set(target.portals) - found):
-        configfs.mkdir(f"{tpg}/np/{portal}")
-        differed.append(f"portal {portal}")
-    for portal in sorted(found - set(target.portals)):
-        configfs.rmdir(f"{tpg}/np/{portal}")
-        differed.append(f"portal {portal}")
+    missing, strange = sorted(set(target.portals) - found), sorted(found - set(target.portals))
+    lio_portals.add(tpg, missing)
+    lio_portals.remove(tpg, strange)
+    differed += [f"portal {portal}" for portal in (*missing, *strange)]
     if ensure_value(f"{tpg}/enable", "1"):
         differed.append("enable")
 
@@ -81,8 +78,7 @@ def empty_tpg(tpg: str) -> None:
     for lun in configfs.folders(f"{tpg}/lun", "lun_"):
         configfs.remove_links(f"{tpg}/lun/{lun}")
         remove_folder(f"{tpg}/lun/{lun}")
-    for portal in configfs.folders(f"{tpg}/np"):
-        remove_folder(f"{tpg}/np/{portal}")
+    lio_portals.remove(tpg, configfs.folders(f"{tpg}/np"))
 
 
 def unlink_lun(tpg: str) -> None:

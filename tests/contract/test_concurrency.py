@@ -178,6 +178,19 @@ def test_exactly_so_many_wait_for_a_stuck_volume(
     host.close()
 
 
+def test_the_only_exports_come_and_go_at_once(host: Host, caller: Caller) -> None:
+    """The kernel stops to listen at a portal when its last target goes, and listens again with
+    the next one: a new one must not find it half gone."""
+
+    def come_and_go(volume_id: str) -> list[str]:
+        calls = [caller.export, caller.unexport] * 100
+        return [call(volume_id)[0] for call in calls]
+
+    for answers in at_once(come_and_go, [host.create(), host.create()]):
+        assert Counter(answers) == {"": 200}
+    assert host.backing.kernel() == {}
+
+
 def test_many_volumes_at_once(host: Host, caller: Caller) -> None:
     # LVM takes its time on the real host; there each volume comes and goes several times.
     number, rounds = (20, 5) if in_lab(host) else (100, 1)
