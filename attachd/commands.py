@@ -9,19 +9,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from attachd import config, service
+from attachd import config
 from attachd.errors import AttachError
 from attachd.model import Caller, HostSpec, StorageHost
-from attachd.tokens import Token
 from targetd import __version__
 from targetd.errors import NotReady, StartError
 from targetd.lunctl.exits import Exit
 from targetd.lunctl.output import Column, note, say, table
 from targetd.lunctl.style import BAD, colour, styled
+
+if TYPE_CHECKING:
+    from attachd.site import Site
+    from attachd.tokens import Token
 
 PROGRAM = "attachd"
 # From sysexits.h; the unit tries again after the second, and not after the first.
@@ -65,13 +68,16 @@ def told() -> Iterator[None]:
 
 
 @contextmanager
-def opened(context: click.Context) -> Iterator[service.Site]:
+def opened(context: click.Context) -> Iterator[Site]:
     """The services by the configuration, for one command."""
+    # Here, as in serve: half of the time of a command that needs none of it, as --help.
+    from attachd import site
+
     with told():
         settings = config.load(context.obj)
         become_owner(settings.state_directory)
-        with service.opened(settings) as site:
-            yield site
+        with site.opened(settings) as found:
+            yield found
 
 
 def become_owner(state_directory: Path) -> None:
@@ -130,6 +136,8 @@ def serve(context: click.Context) -> None:
 
     SIGHUP takes over log_level and the files of [tls].
     """
+    from attachd import service
+
     path: Path = context.obj
     with told():
         service.run(lambda: config.load(path))
@@ -246,11 +254,11 @@ def _time(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-TOKEN_COLUMNS = (
-    Column[Token]("NAME", lambda token: token.name),
-    Column[Token]("PROJECT", lambda token: token.project_id),
-    Column[Token]("ADMIN", lambda token: "yes" if token.is_admin else "no"),
-    Column[Token]("CREATED", lambda token: _time(token.create_time)),
+TOKEN_COLUMNS: Sequence[Column[Token]] = (
+    Column("NAME", lambda token: token.name),
+    Column("PROJECT", lambda token: token.project_id),
+    Column("ADMIN", lambda token: "yes" if token.is_admin else "no"),
+    Column("CREATED", lambda token: _time(token.create_time)),
 )
 
 

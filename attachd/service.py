@@ -1,44 +1,20 @@
-"""attachd as it is configured: what there is, how it belongs together, and its life."""
+"""attachd as a service: the site, served over REST, from its start to its end."""
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from queue import SimpleQueue
 
-from sqlalchemy import select
-from targetd_driver import TlsFiles
-
 from attachd import proofs
-from attachd.actions import Actions
-from attachd.attachments import Attachments
-from attachd.claims import Claims
-from attachd.claims import hold_seconds as claims_held
 from attachd.config import Config, IdentityKind
-from attachd.connecting import Connecting
-from attachd.counts import Counts
-from attachd.database.engine import Database
-from attachd.database.migrations import migrate
-from attachd.database.records import Records
-from attachd.database.schema import attachments
-from attachd.hosts import Hosts, Reach
 from attachd.instance import Instance
-from attachd.placement import Marks
-from attachd.reconcile import Reconciler
 from attachd.rest.application import Application
-from attachd.rest.identity import Bearer, Identity, NoAuth
-from attachd.rest.request import Services
+from attachd.rest.identity import Bearer, NoAuth
 from attachd.rest.server import Server
-from attachd.rules import Leases
-from attachd.sealing import Sealing
-from attachd.settling import Settling
-from attachd.snapshots import Snapshots
-from attachd.tokens import Tokens
-from attachd.volumes import Volumes
+from attachd.site import Site
 from targetd import logs, notify, secretbox
 from targetd.errors import StartError
 from targetd.watchdog import Watchdog
@@ -50,90 +26,6 @@ IDENTIFIER = "attachd"
 TALKATIVE = ("alembic", "uvicorn.error")
 # Beside the time that a storage host has to answer: for requests that have begun to end.
 STOP_GRACE_SECONDS = 10
-
-
-class Site:
-    """The services over one database. Close it when done.
-
-    Raises StartError with the cure; RecordsUnavailable while the database does not answer.
-    """
-
-    def __init__(self, config: Config, instance: str = "") -> None:
-        self.config = config
-        self.database = Database(config.database_url)
-        try:
-            migrate(self.database)
-            records = Records(self.database)
-            name = f"{socket.gethostname()}:{os.getpid()}"
-            hold_seconds = claims_held(config.host_timeout_seconds)
-            self.claims = claims = Claims(
-                records,
-                name,
-                hold_seconds,
-                instance=instance,
-                # One volume leaves half of the threads to the others.
-                waiting_max=max(1, config.threads // 2),
-            )
-            self.hosts = Hosts(self.database, _reach(config), _marks(config))
-            self.tokens = Tokens(self.database)
-            # Where there are secrets already, another key would be worse than none.
-            sealing = Sealing.with_key_file(config.secret_key, create=not self._has_secrets())
-        # Whatever it was, it is raised again; also Ctrl-C.
-        except BaseException:
-            self.database.close()
-            raise
-        leases = Leases(config.reservation_lease_seconds)
-        connecting = Connecting(sealing, leases)
-        settling = Settling(records, claims, self.hosts, connecting)
-        self.reconciler = Reconciler(
-            records, claims, self.hosts, settling, config.reconcile_seconds
-        )
-        self.services = Services(
-            volumes=Volumes(records, claims, self.hosts),
-            snapshots=Snapshots(records, claims, self.hosts),
-            attachments=Attachments(records, claims, self.hosts, connecting, leases),
-            actions=Actions(claims, self.hosts, connecting, sealing, leases),
-            hosts=self.hosts,
-            counts=Counts(self.database),
-        )
-
-    def _has_secrets(self) -> bool:
-        sealed = attachments.c.sealed_secrets.is_not(None) & attachments.c.delete_time.is_(None)
-        with self.database.reading() as connection:
-            found = connection.execute(select(attachments.c.id).where(sealed).limit(1))
-            return found.first() is not None
-
-    def identity(self) -> Identity:
-        return Bearer(self.tokens) if self.config.identity is IdentityKind.TOKENS else NoAuth()
-
-    def check(self) -> None:
-        """Raises RecordsUnavailable."""
-        with self.database.reading() as connection:
-            connection.exec_driver_sql("SELECT 1")
-
-    def close(self) -> None:
-        self.hosts.close()
-        self.database.close()
-
-
-def _reach(config: Config) -> Reach:
-    files = config.host_tls
-    tls = TlsFiles(files.certificate, files.key, files.ca) if files else None
-    return Reach(tls, config.host_timeout_seconds)
-
-
-def _marks(config: Config) -> Marks:
-    return Marks(config.over_subscription_max, config.full_percent_max)
-
-
-@contextmanager
-def opened(config: Config) -> Iterator[Site]:
-    """The services, for a command."""
-    site = Site(config)
-    try:
-        yield site
-    finally:
-        site.close()
 
 
 class Service:
@@ -152,9 +44,10 @@ class Service:
         self._watchdog = Watchdog(proofs.of(self.server), self.status)
 
     def _served(self, config: Config) -> Server:
+        with_tokens = config.identity is IdentityKind.TOKENS
         self.application = Application(
             self.site.services,
-            self.site.identity(),
+            Bearer(self.site.tokens) if with_tokens else NoAuth(),
             config.threads,
             self.site.check,
             config.public_url,

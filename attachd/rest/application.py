@@ -21,8 +21,9 @@ from pydantic_core import to_json
 from attachd.errors import AttachError, Invalid
 from attachd.rest import faults, routes, versions
 from attachd.rest.identity import Identity
-from attachd.rest.request import Answer, Request, Services
+from attachd.rest.request import Answer, Request
 from attachd.rest.workers import Workers
+from attachd.site import Services
 from targetd import context
 
 log = logging.getLogger(__name__)

@@ -9,31 +9,14 @@ from typing import Any, NamedTuple, TypeVar
 import pydantic_core
 from pydantic import BaseModel, ValidationError
 
-from attachd.actions import Actions
-from attachd.attachments import Attachments
-from attachd.counts import Counts
 from attachd.errors import Invalid, NotAllowed
-from attachd.hosts import Hosts
 from attachd.model import Caller
-from attachd.snapshots import Snapshots
-from attachd.volumes import Volumes
+from attachd.site import Services
 
 Body = TypeVar("Body", bound=BaseModel)
 
 # In no text of ours; databases do not take it.
 NUL = b"\\u0000"
-
-
-@dataclass(frozen=True)
-class Services:
-    """What does the work."""
-
-    volumes: Volumes
-    snapshots: Snapshots
-    attachments: Attachments
-    actions: Actions
-    hosts: Hosts
-    counts: Counts
 
 
 class Answer(NamedTuple):

@@ -121,12 +121,12 @@ def test_a_token_is_shown_once(attachd: Program, tmp_path: Path) -> None:
 
 
 def test_a_volume_is_explained(attachd: Program, backing: SimulatedBacking) -> None:
-    from attachd import config, service
+    from attachd import config, site
     from attachd.model import Caller, NewVolume
 
     attachd.says("host", "add", "one", backing.endpoint.address)
-    with service.opened(config.load(attachd.path)) as site:
-        volume = site.services.volumes.create(Caller("p"), NewVolume(1, "data"))
+    with site.opened(config.load(attachd.path)) as found:
+        volume = found.services.volumes.create(Caller("p"), NewVolume(1, "data"))
     said = attachd.says("explain", volume.id)
     assert "data" in said and "of project p" in said and "available" in said
     assert attachd("explain", str(uuid.uuid4())).exit_code == 3

@@ -29,7 +29,7 @@ from attachd.model import Caller, Volume
 from attachd.rest import application, workers
 from attachd.rest.connections import PatientProtocol
 from attachd.rest.server import Server
-from attachd.service import opened
+from attachd.site import opened
 from attachd.volumes import Volumes
 from targetd import tls_authority
 from targetd.errors import StartError
