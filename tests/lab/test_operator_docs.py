@@ -42,7 +42,8 @@ EXEMPT = {
 IN_SENTENCES = {
     "journalctl OPERATION_ID=ID": "journalctl --quiet OPERATION_ID=ID",
     "journalctl INCIDENT=ID": "journalctl --quiet INCIDENT=ID",
-    "ps -C lvm -o pid,stat,etime,args": "sleep 9 & ps -p $! -o pid,stat,etime,args",
+    "ps -C lvm -o pid,stat,etime,args": "sleep 9 > /dev/null 2>&1 &"
+    " ps -p $! -o pid,stat,etime,args",
     "dmsetup info | grep -B1 SUSPENDED": "lvcreate --yes --name scratch --size 4M storage"
     " && dmsetup suspend storage-scratch && dmsetup info | grep -B1 SUSPENDED"
     " && dmsetup resume storage-scratch",
