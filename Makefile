@@ -123,6 +123,16 @@ lab-others:
 bench: packages $(VENV)/ready
 	@$(PYTHON) -m lab.bench $(BENCH)
 
+PRINT_VERSION := sed -n 's/^__version__ = "\(.*\)"$$/\1/p' targetd/__init__.py
+PACKAGED := $(shell find targetd attachd drivers systemd package -type f -not -name '*.pyc') \
+    docs/lunctl.1 README.md CHANGELOG.md LICENSE pyproject.toml requirements.txt
+
+# Of this version and of a later one, for tests that upgrade from one to the other.
+LATER := 99.0
+build/packages/targetd build/packages/attachd: $(PACKAGED)
+	@package/deb.sh build/packages $(@F) "$$($(PRINT_VERSION))" $(LATER)
+	@touch $@
+
 # The virtual machines: what they are made of, and the scenarios on them.
 .PHONY: qemu-packages qemu-test vagrant-packages vagrant-test
 VIRTUAL := build/vagrant
@@ -136,8 +146,7 @@ qemu-test vagrant-test: %-test: %-packages $(VENV)/ready $(VIRTUAL)/targetd.box 
 $(VIRTUAL)/targetd.box: $(wildcard vagrant/box/*)
 	@vagrant/box/build $(VIRTUAL)
 
-$(VIRTUAL)/targetd.deb: $(shell find targetd drivers systemd package -type f -not -name '*.pyc') \
-    pyproject.toml requirements.txt
+$(VIRTUAL)/targetd.deb: $(PACKAGED)
 	@echo "Making the package of targetd, and a later one to upgrade to ..."
 	@vagrant/package $(VIRTUAL)
 
