@@ -123,7 +123,8 @@ def _until(what: str, done: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    nodes = [spec(ports=2), Spec("a", ports=2, memory_mib=512)]
+    # The one that attaches has the most to do: it is where the programs start.
+    nodes = [Spec("a", ports=2, memory_mib=512), spec(ports=2)]
     with Lab(LAB_FOLDER, nodes) as lab:
         storage = StorageHost(lab["storage"])
         storage.prepare_disks()
