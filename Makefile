@@ -19,9 +19,9 @@ PYTHON := $(VENV)/bin/python
 export PYTHONPATH := .:drivers
 CODE := targetd attachd drivers lab tests package vagrant/run-qemu
 
-# The slowest of the lab first.
-LAB_PARTS := lab-attachd lab-guides lab-service lab-contract lab-crashes lab-bench lab-others
-PARTS := unit contract attachd $(LAB_PARTS)
+# The slowest first, so that none is left over at the end.
+LAB_PARTS := lab-attachd lab-guides lab-others lab-service lab-contract lab-crashes lab-bench
+PARTS := unit contract $(LAB_PARTS) attachd
 .PHONY: demo test soak lint types stubs stubs-check lab-test $(PARTS) bench format lock packages deb install uninstall \
     install-attachd uninstall-attachd clean help
 
