@@ -1,6 +1,6 @@
 #!/bin/sh
 # deb.sh FOLDER PROGRAM [VERSION...]: FOLDER/PROGRAM_VERSION_ARCH.deb of targetd or attachd, for
-# the Debian that it is made on.
+# the Debian that it is made on. COMPRESSION: as dpkg-deb names it; xz unless said.
 set -eu
 folder=$1 program=$2
 shift 2
@@ -47,5 +47,5 @@ mkdir -p "$folder"
 for version in "$@"; do
     sed -e "s/@VERSION@/$version/" -e "s/@ARCH@/$arch/" -e "s/@SIZE@/$size/" \
         "$source/package/debian/$program/control" > "$stage/DEBIAN/control"
-    dpkg-deb --root-owner-group -Zxz -z1 --build "$stage" "$folder/${program}_${version}_$arch.deb"
+    dpkg-deb --root-owner-group "-Z${COMPRESSION:-xz}" -z1 --build "$stage" "$folder/${program}_${version}_$arch.deb"
 done
