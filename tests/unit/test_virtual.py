@@ -151,7 +151,7 @@ def test_a_machine_whose_power_was_cut_holds_no_disk(run_qemu: ModuleType, tmp_p
     disk = tmp_path / "disk"
     # One time alone may be a lucky one.
     for _ in range(4):
-        argv = [sys.executable, "-c", HOLDS, disk]
+        argv = [sys.executable, "-c", HOLDS, str(disk)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
             assert process.stdout
             process.stdout.readline()
