@@ -155,8 +155,23 @@ def test_a_machine_whose_power_was_cut_holds_no_disk(run_qemu: ModuleType, tmp_p
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
             assert process.stdout
             process.stdout.readline()
-            (tmp_path / "pid").write_text(str(process.pid))
+            since = run_qemu.started_at(process.pid)
+            (tmp_path / "pid").write_text(f"{process.pid} {since}")
             assert machine.pid == process.pid
             machine.kill()
+            assert machine.pid == 0
             with disk.open() as again:
                 fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_machine_that_has_just_started_runs(run_qemu: ModuleType, tmp_path: Path) -> None:
+    """Also before its command line is to be seen; another process of its number is not it."""
+    machine = run_qemu.Machine("storage", 0, {}, [], tmp_path)
+    for _ in range(20):
+        with subprocess.Popen(["sleep", "1000"]) as process:
+            since = run_qemu.started_at(process.pid)
+            (tmp_path / "pid").write_text(f"{process.pid} {since}")
+            assert machine.pid == process.pid
+            (tmp_path / "pid").write_text(f"{process.pid} {since - 1}")
+            assert machine.pid == 0
+            process.kill()
