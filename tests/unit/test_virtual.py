@@ -175,3 +175,5 @@ def test_a_machine_that_has_just_started_runs(run_qemu: ModuleType, tmp_path: Pa
             (tmp_path / "pid").write_text(f"{process.pid} {since - 1}")
             assert machine.pid == 0
             process.kill()
+    (tmp_path / "pid").write_text(f"{process.pid} 0")
+    assert machine.pid == 0, "nor one that ended before it was written down"
