@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lab.agent import Agent, Process, Result
@@ -45,6 +46,7 @@ SNAPSHOT = "clean"
 # A new one at each boot.
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 REBOOT_SECONDS_MAX = 600.0
+ANSWER_SECONDS = 3.0
 
 
 log = logging.getLogger(__name__)
@@ -62,12 +64,27 @@ class Runner:
 
     def cut_power(self, machine: str) -> None:
         """End a machine at once."""
-        if self._name == "vagrant" and os.environ.get("VAGRANT_DEFAULT_PROVIDER") == "libvirt":
+        if self._libvirt:
             # Vagrant's libvirt provider asks the machine to go down, also with --force.
-            # Its prefix of domains is the Vagrantfile's.
-            self._run(["virsh", "--connect", LIBVIRT, "destroy", f"targetd_{machine}"])
+            self._virsh("destroy", machine)
         else:
             self("halt", "--force", machine)
+
+    def power_on(self, machine: str) -> None:
+        """It boots; whether it has is for who connects to it."""
+        if self._libvirt:
+            # Vagrant would look through its network and all else that it has made already.
+            self._virsh("start", machine)
+        else:
+            self("up", "--no-provision", machine)
+
+    @property
+    def _libvirt(self) -> bool:
+        return self._name == "vagrant" and os.environ.get("VAGRANT_DEFAULT_PROVIDER") == "libvirt"
+
+    def _virsh(self, action: str, machine: str) -> None:
+        # The prefix of domains is the Vagrantfile's.
+        self._run(["virsh", "--connect", LIBVIRT, action, f"targetd_{machine}"])
 
     def _run(self, argv: Sequence[str]) -> str:
         log.info("    %s ...", shlex.join([Path(argv[0]).name, *argv[1:]]))
@@ -179,22 +196,41 @@ class VirtualMachine:
 
     def connect(self) -> None:
         """Raises NodeDown and CommandTimeout when it cannot be reached."""
-        self._connection = self._reached()
+        self._connection = self._reached(CONNECT_SECONDS_MAX)
+        self._prepare()
+
+    def _prepare(self) -> None:
         # A boot may have set it wrong, and a snapshot has it from when it was made.
         self.run(["date", "--set", f"@{time.time():.3f}"])
         for program in GUEST.glob("*.py"):
             self.write(str(program), program.read_bytes())
 
-    def _reached(self) -> Connection:
-        end = time.monotonic() + CONNECT_SECONDS_MAX
+    def _reached(self, seconds: float) -> Connection:
+        end = time.monotonic() + seconds
         while True:
+            # Its network, or its sshd, may still be on the way.
+            while not self._answers() and time.monotonic() < end:
+                time.sleep(0.5)
             try:
                 return Connection(self.name, self._config, self._forwards)
             except NodeDown:
-                # Its network, or its sshd, may still be on the way.
                 if time.monotonic() > end:
                     raise
             time.sleep(1)
+
+    def _answers(self) -> bool:
+        """What forwards a port takes a connection before the machine has a network, and tries it
+        again ever more seldom; so a new one is made often."""
+        with suppress(OSError), socket.create_connection(self._place, ANSWER_SECONDS) as probe:
+            return probe.recv(4) == b"SSH-"
+        return False
+
+    @cached_property
+    def _place(self) -> tuple[str, int]:
+        argv = ["ssh", "-G", "-F", str(self._config), self.name]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        given = dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line)
+        return given["hostname"], int(given["port"])
 
     def disconnect(self) -> None:
         if self._connection is not None:
@@ -217,9 +253,10 @@ class VirtualMachine:
         with self._switch:
             if self.running:
                 return
-            self._runner("up", "--no-provision", self.name)
+            self._runner.power_on(self.name)
             try:
-                self.connect()
+                self._connection = self._reached(REBOOT_SECONDS_MAX)
+                self._prepare()
             except (NodeDown, CommandTimeout) as error:
                 raise BootFailed(self.name, str(error), "") from error
         self.boot_seconds = time.monotonic() - started

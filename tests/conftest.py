@@ -50,7 +50,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("lab") and item.get_closest_marker("virtual")
     ]
     config.hook.pytest_deselected(items=[item for item in items if item not in theirs])
-    items[:] = theirs
+    # What such a test changes stays, and so comes after all others.
+    items[:] = sorted(theirs, key=lambda item: bool(item.get_closest_marker("stays")))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -90,9 +91,12 @@ def lab_backing(
 
 @pytest.fixture(scope="module", autouse=True)
 def clean_machines(request: pytest.FixtureRequest) -> None:
-    """Each module of tests finds virtual machines as they were at the beginning."""
+    """A module of tests finds virtual machines as they were at the beginning when one has failed
+    before it; the others leave nothing. Where processors are emulated, restoring takes longer than
+    most tests: what the emulator has translated is not in a snapshot."""
     if on_virtual_machines(request.config):
-        request.getfixturevalue("lab_backing").restore()
+        backing: VirtualBacking = request.getfixturevalue("lab_backing")
+        backing.restore_after(request.session.testsfailed)
 
 
 @pytest.fixture

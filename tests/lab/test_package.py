@@ -185,6 +185,7 @@ def _written_to(backing: InstalledBacking, host: Host) -> Iterator[None]:
 
 
 @pytest.mark.virtual
+@pytest.mark.stays
 def test_upgraded_under_io(installed: InstalledBacking, host: Host) -> None:
     storage = installed.storage
     with _written_to(installed, host):

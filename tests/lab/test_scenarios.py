@@ -136,6 +136,7 @@ def _mounted(node: Machine, disk: str, *options: str) -> Iterator[None]:
         node.run(["umount", "/mnt"], timeout_seconds=SECONDS)
 
 
+@pytest.mark.stays
 def test_a_file_system_comes_through_a_power_cut(lab_host: Host, lab_backing: RealBacking) -> None:
     """The attached host goes on by itself, and nothing that it had on disk is lost."""
     storage, initiator = lab_backing.storage, lab_backing.initiators["a"]
@@ -165,6 +166,7 @@ def test_a_file_system_comes_through_a_power_cut(lab_host: Host, lab_backing: Re
     initiator.log_out(given)
 
 
+@pytest.mark.stays
 def test_everything_is_rebooted(lab_host: Host, lab_backing: RealBacking) -> None:
     storage = lab_backing.storage
     attached = {name: lab_host.create() for name in lab_backing.initiators}

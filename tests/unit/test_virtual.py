@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from lab.errors import CommandFailed, CommandTimeout, NodeDown
-from lab.virtual import ROOT, Connection, Runner, VirtualMachine
+from lab.virtual import FOLDER, ROOT, Connection, Runner, VirtualMachine
 
 # Runs what ssh would run there: what comes after the two dashes.
 SSH = """\
@@ -26,6 +30,30 @@ SUDO = """\
 shift
 exec "$@"
 """
+
+# As QEMU is: with a lock on its disk, and with memory that takes time to give back.
+HOLDS = """\
+import fcntl, mmap, sys, time
+disk = open(sys.argv[1], "w")
+fcntl.flock(disk, fcntl.LOCK_EX)
+memory = mmap.mmap(-1, 1 << 30)
+for place in range(0, len(memory), mmap.PAGESIZE):
+    memory[place] = 1
+print("held", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture(scope="module")
+def run_qemu() -> ModuleType:
+    loader = SourceFileLoader("run_qemu", str(FOLDER / "run-qemu"))
+    spec = spec_from_loader(loader.name, loader)
+    assert spec
+    module = module_from_spec(spec)
+    # Where it looks for the types of its dataclasses.
+    sys.modules[loader.name] = module
+    loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -116,3 +144,36 @@ def test_run_qemu_refuses_what_is_not_there() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "run-qemu: there is no machine nobody\n"
+
+
+def test_a_machine_whose_power_was_cut_holds_no_disk(run_qemu: ModuleType, tmp_path: Path) -> None:
+    machine = run_qemu.Machine("storage", 0, {}, [], tmp_path)
+    disk = tmp_path / "disk"
+    # One time alone may be a lucky one.
+    for _ in range(4):
+        argv = [sys.executable, "-c", HOLDS, str(disk)]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            since = run_qemu.started_at(process.pid)
+            (tmp_path / "pid").write_text(f"{process.pid} {since}")
+            assert machine.pid == process.pid
+            machine.kill()
+            assert machine.pid == 0
+            with disk.open() as again:
+                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_machine_that_has_just_started_runs(run_qemu: ModuleType, tmp_path: Path) -> None:
+    """Also before its command line is to be seen; another process of its number is not it."""
+    machine = run_qemu.Machine("storage", 0, {}, [], tmp_path)
+    for _ in range(20):
+        with subprocess.Popen(["sleep", "1000"]) as process:
+            since = run_qemu.started_at(process.pid)
+            (tmp_path / "pid").write_text(f"{process.pid} {since}")
+            assert machine.pid == process.pid
+            (tmp_path / "pid").write_text(f"{process.pid} {since - 1}")
+            assert machine.pid == 0
+            process.kill()
+    (tmp_path / "pid").write_text(f"{process.pid} 0")
+    assert machine.pid == 0, "nor one that ended before it was written down"

@@ -1,5 +1,6 @@
 #!/bin/sh
-# addresses.sh INTERFACE=ADDRESS/BITS...: what Vagrant does itself, for runners that do not.
+# addresses.sh INTERFACE=ADDRESS/BITS...: what Vagrant does itself with another box than ours,
+# and slowly.
 set -eu
 for given in "$@"; do
     file=/etc/systemd/network/20-${given%%=*}.network

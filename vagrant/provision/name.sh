@@ -1,5 +1,5 @@
 #!/bin/sh
-# name.sh NAME: what Vagrant does itself, for runners that do not.
+# name.sh NAME: what Vagrant does itself with another box than ours, and slowly.
 set -eu
 if [ "$(hostname)" != "$1" ]; then
     echo "$1" > /etc/hostname
