@@ -132,7 +132,9 @@ PACKAGED := $(shell find targetd attachd drivers systemd package -type f -not -n
 # Of this version and of a later one, for tests that upgrade from one to the other.
 LATER := 99.0
 build/packages/targetd build/packages/attachd: $(PACKAGED)
-	@package/deb.sh build/packages $(@F) "$$($(PRINT_VERSION))" $(LATER)
+	@echo "Making the package of $(@F), and a later one to upgrade to ..."
+	@mkdir -p $(@D)
+	@package/deb.sh $(@D) $(@F) "$$($(PRINT_VERSION))" $(LATER) > $@.log 2>&1 || { cat $@.log >&2; exit 1; }
 	@touch $@
 
 # The virtual machines: what they are made of, and the scenarios on them.
@@ -148,9 +150,10 @@ qemu-test vagrant-test: %-test: %-packages $(VENV)/ready $(VIRTUAL)/targetd.box 
 $(VIRTUAL)/targetd.box: $(wildcard vagrant/box/*)
 	@vagrant/box/build $(VIRTUAL)
 
-$(VIRTUAL)/targetd.deb: $(PACKAGED)
-	@echo "Making the package of targetd, and a later one to upgrade to ..."
-	@vagrant/package $(VIRTUAL)
+$(VIRTUAL)/targetd.deb: build/packages/targetd
+	@mkdir -p $(VIRTUAL)
+	@cp build/packages/targetd_$(LATER)_*.deb $(VIRTUAL)/targetd-later.deb
+	@cp build/packages/targetd_$$($(PRINT_VERSION))_*.deb $@
 
 deb:
 	@package/deb.sh build targetd $(VERSION)
