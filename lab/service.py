@@ -124,6 +124,10 @@ class TargetdService:
         """SIGKILL, and wait until the daemon that follows is healthy."""
         pid = self.main_pid()
         self.kill()
+        self.wait_for_next(pid)
+
+    def wait_for_next(self, pid: int) -> None:
+        """Wait until a daemon that is not that process is healthy. Raises LabError."""
         end = time.monotonic() + HEALTHY_SECONDS
         while self.main_pid() in (0, pid):
             if time.monotonic() > end:

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.lab
 
 Create = volume_pb2.CreateVolumeRequest
 DROP_IN = "/etc/systemd/system/targetd.service.d/test.conf"
+# It goes with the daemon that it stops.
+FAILPOINT = "/run/targetd/failpoint"
 READ_BACK = """
 import json, rtslib_fb
 root = rtslib_fb.RTSRoot()
@@ -180,16 +182,18 @@ BEHIND = ("copy-filled", "copy-finished")
 
 def test_killed_at_every_failpoint(lab_host: Host, lab_backing: LabBacking) -> None:
     storage = lab_backing.storage
+    _restart(storage, f"Environment=TARGETD_FAILPOINT=file:{FAILPOINT}\n")
     for name, doing in FAILPOINTS.items():
         # A bystander, attached and never touched, must come through unharmed.
         bystander = lab_host.create()
         lab_host.attach(bystander, "b")
         volume_id = _prepared(lab_host, doing)
-        _restart(storage, f"Environment=TARGETD_FAILPOINT={name}\nRestart=no\n")
+        pid = storage.main_pid()
+        storage.node.write(FAILPOINT, name)
         with suppress(grpc.RpcError) if name in BEHIND else pytest.raises(grpc.RpcError):
             _do(lab_host, doing, volume_id)
-        _wait_dead(storage)
-        _restart(storage, "")
+        # Not, if the place was never passed.
+        storage.wait_for_next(pid)
         _check_agreement(lab_host, lab_backing, name)
         connection = lab_host.exports.GetConnection(
             export_pb2.GetConnectionRequest(volume_id=bystander, attachment_id="attachment-b")
@@ -203,6 +207,7 @@ def test_killed_at_every_failpoint(lab_host: Host, lab_backing: LabBacking) -> N
         if doing == "release":
             lab_backing.remove_foreign(FOREIGN)
         assert lab_backing.kernel() == {}
+    _restart(storage, "")
 
 
 def _prepared(host: Host, doing: str) -> str:
