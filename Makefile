@@ -129,13 +129,16 @@ PRINT_VERSION := sed -n 's/^__version__ = "\(.*\)"$$/\1/p' targetd/__init__.py
 PACKAGED := $(shell find targetd attachd drivers systemd package -type f -not -name '*.pyc') \
     docs/lunctl.1 README.md CHANGELOG.md LICENSE pyproject.toml requirements.txt
 
-# Of this version and of a later one, for tests that upgrade from one to the other.
+# Of this version and of a later one, for tests that upgrade from one to the other. As old as what
+# they were made of, and whole whenever somebody takes them.
 LATER := 99.0
 build/packages/targetd build/packages/attachd: $(PACKAGED)
 	@echo "Making the package of $(@F), and a later one to upgrade to ..."
-	@mkdir -p $(@D)
-	@package/deb.sh $(@D) $(@F) "$$($(PRINT_VERSION))" $(LATER) > $@.log 2>&1 || { cat $@.log >&2; exit 1; }
-	@touch $@
+	@rm -rf $@.new && mkdir -p $@.new
+	@touch $@.begun
+	@package/deb.sh $@.new $(@F) "$$($(PRINT_VERSION))" $(LATER) > $@.log 2>&1 || { cat $@.log >&2; exit 1; }
+	@mv $@.new/*.deb $(@D) && rmdir $@.new
+	@mv $@.begun $@
 
 # The virtual machines: what they are made of, and the scenarios on them.
 .PHONY: qemu-packages qemu-test vagrant-packages vagrant-test

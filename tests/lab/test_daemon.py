@@ -183,31 +183,39 @@ BEHIND = ("copy-filled", "copy-finished")
 def test_killed_at_every_failpoint(lab_host: Host, lab_backing: LabBacking) -> None:
     storage = lab_backing.storage
     _restart(storage, f"Environment=TARGETD_FAILPOINT=file:{FAILPOINT}\n")
-    for name, doing in FAILPOINTS.items():
-        # A bystander, attached and never touched, must come through unharmed.
-        bystander = lab_host.create()
-        lab_host.attach(bystander, "b")
-        volume_id = _prepared(lab_host, doing)
-        pid = storage.main_pid()
-        storage.node.write(FAILPOINT, name)
-        with suppress(grpc.RpcError) if name in BEHIND else pytest.raises(grpc.RpcError):
-            _do(lab_host, doing, volume_id)
-        # Not, if the place was never passed.
-        storage.wait_for_next(pid)
-        _check_agreement(lab_host, lab_backing, name)
-        connection = lab_host.exports.GetConnection(
-            export_pb2.GetConnectionRequest(volume_id=bystander, attachment_id="attachment-b")
-        )
-        assert connection.authorized, name
-        # What was asked for can be asked for again, as after any failed call.
+    try:
+        for name, doing in FAILPOINTS.items():
+            _killed_at(name, doing, lab_host, lab_backing)
+    finally:
+        storage.node.run(["rm", "-f", FAILPOINT])
+        _restart(storage, "")
+
+
+def _killed_at(name: str, doing: str, lab_host: Host, lab_backing: LabBacking) -> None:
+    storage = lab_backing.storage
+    # A bystander, attached and never touched, must come through unharmed.
+    bystander = lab_host.create()
+    lab_host.attach(bystander, "b")
+    volume_id = _prepared(lab_host, doing)
+    pid = storage.main_pid()
+    storage.node.write(FAILPOINT, name)
+    with suppress(grpc.RpcError) if name in BEHIND else pytest.raises(grpc.RpcError):
         _do(lab_host, doing, volume_id)
-        _check_agreement(lab_host, lab_backing, name)
-        print(f"killed at {name} during {doing}: nothing lost, nothing left")
-        lab_host.remove_everything()
-        if doing == "release":
-            lab_backing.remove_foreign(FOREIGN)
-        assert lab_backing.kernel() == {}
-    _restart(storage, "")
+    # Not, if the place was never passed.
+    storage.wait_for_next(pid)
+    _check_agreement(lab_host, lab_backing, name)
+    connection = lab_host.exports.GetConnection(
+        export_pb2.GetConnectionRequest(volume_id=bystander, attachment_id="attachment-b")
+    )
+    assert connection.authorized, name
+    # What was asked for can be asked for again, as after any failed call.
+    _do(lab_host, doing, volume_id)
+    _check_agreement(lab_host, lab_backing, name)
+    print(f"killed at {name} during {doing}: nothing lost, nothing left")
+    lab_host.remove_everything()
+    if doing == "release":
+        lab_backing.remove_foreign(FOREIGN)
+    assert lab_backing.kernel() == {}
 
 
 def _prepared(host: Host, doing: str) -> str:

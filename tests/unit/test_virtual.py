@@ -153,15 +153,18 @@ def test_a_machine_whose_power_was_cut_holds_no_disk(run_qemu: ModuleType, tmp_p
     for _ in range(4):
         argv = [sys.executable, "-c", HOLDS, str(disk)]
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
-            assert process.stdout
-            process.stdout.readline()
-            since = run_qemu.started_at(process.pid)
-            (tmp_path / "pid").write_text(f"{process.pid} {since}")
-            assert machine.pid == process.pid
-            machine.kill()
-            assert machine.pid == 0
-            with disk.open() as again:
-                fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                assert process.stdout
+                process.stdout.readline()
+                since = run_qemu.started_at(process.pid)
+                (tmp_path / "pid").write_text(f"{process.pid} {since}")
+                assert machine.pid == process.pid
+                machine.kill()
+                assert machine.pid == 0
+                with disk.open() as again:
+                    fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                process.kill()
 
 
 def test_a_machine_that_has_just_started_runs(run_qemu: ModuleType, tmp_path: Path) -> None:
@@ -169,11 +172,13 @@ def test_a_machine_that_has_just_started_runs(run_qemu: ModuleType, tmp_path: Pa
     machine = run_qemu.Machine("storage", 0, {}, [], tmp_path)
     for _ in range(20):
         with subprocess.Popen(["sleep", "1000"]) as process:
-            since = run_qemu.started_at(process.pid)
-            (tmp_path / "pid").write_text(f"{process.pid} {since}")
-            assert machine.pid == process.pid
-            (tmp_path / "pid").write_text(f"{process.pid} {since - 1}")
-            assert machine.pid == 0
-            process.kill()
+            try:
+                since = run_qemu.started_at(process.pid)
+                (tmp_path / "pid").write_text(f"{process.pid} {since}")
+                assert machine.pid == process.pid
+                (tmp_path / "pid").write_text(f"{process.pid} {since - 1}")
+                assert machine.pid == 0
+            finally:
+                process.kill()
     (tmp_path / "pid").write_text(f"{process.pid} 0")
     assert machine.pid == 0, "nor one that ended before it was written down"
