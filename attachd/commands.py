@@ -70,7 +70,7 @@ def told() -> Iterator[None]:
 @contextmanager
 def opened(context: click.Context) -> Iterator[Site]:
     """The services by the configuration, for one command."""
-    # Here, as in serve: half of the time of a command that needs none of it, as --help.
+    # Here, as in serve: most of the time of a command that needs none of it, as --help.
     from attachd import site
 
     with told():
